@@ -1,0 +1,16 @@
+//! How a command is run on a target.
+//!
+//! Here: the seam [`CommandManagedRuntimeRunner`] and its implementations, with the shell quoting and the SSH
+//! machinery they need. Not here: callbacks, tokens, policy; this crate would be the same if the bridge carried
+//! mail. Read [`runner`] first, then [`shell`], then one implementation.
+
+pub mod runner;
+pub mod shell;
+pub mod local;
+pub mod ssh;
+
+pub use runner::{
+    Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input, Killed,
+    OutputSink, OutputStream, RunnerError, SecretText,
+};
+pub use shell::Shell;
