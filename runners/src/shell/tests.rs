@@ -1,0 +1,1 @@
+//! What the shells really do with our text.

@@ -1,0 +1,1 @@
+//! Files as people have them, and as `ssh-keygen` writes them.
