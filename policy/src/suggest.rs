@@ -1,0 +1,48 @@
+//! "Did you mean …?": the nearest of a few known words.
+
+use alloc::vec::Vec;
+
+/// Longest word that is compared, in bytes; bounds the cost of one comparison.
+const LONGEST: usize = 64;
+
+/// The nearest of `known` to `word`, if it is near enough to be a slip of the pen.
+pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
+    let limit = (word.len() / 3).clamp(1, 3);
+    known
+        .into_iter()
+        .filter_map(|candidate| Some((distance(word, candidate)?, candidate)))
+        .filter(|(distance, _)| *distance <= limit)
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, candidate)| candidate)
+}
+
+/// Insertions, removals, replacements and swaps of neighbours that turn `left` into `right`, ASCII case
+/// ignored; `None` for words longer than [`LONGEST`].
+pub(crate) fn distance(left: &str, right: &str) -> Option<usize> {
+    if left.len() > LONGEST || right.len() > LONGEST {
+        return None;
+    }
+    let right: Vec<u8> = right.bytes().map(|byte| byte.to_ascii_lowercase()).collect();
+    let mut before_last: Vec<usize> = Vec::new();
+    let mut last: Vec<usize> = (0..=right.len()).collect();
+    let mut last_letter = None;
+    for (row, letter) in left.bytes().map(|byte| byte.to_ascii_lowercase()).enumerate() {
+        let mut current = Vec::with_capacity(right.len() + 1);
+        current.push(row + 1);
+        for (column, other) in right.iter().enumerate() {
+            let cell = |line: &[usize], at: usize| line.get(at).copied().unwrap_or(usize::MAX - 1);
+            let replaced = cell(&last, column) + usize::from(letter != *other);
+            let mut best = replaced
+                .min(cell(&last, column + 1) + 1)
+                .min(cell(&current, column) + 1);
+            let swapped = column > 0 && last_letter == Some(*other) && right.get(column - 1) == Some(&letter);
+            if swapped {
+                best = best.min(cell(&before_last, column - 1).saturating_add(1));
+            }
+            current.push(best);
+        }
+        before_last = core::mem::replace(&mut last, current);
+        last_letter = Some(letter);
+    }
+    last.last().copied()
+}
