@@ -1,0 +1,1 @@
+//! The same configurations through `ssh -G`.
