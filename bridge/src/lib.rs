@@ -1,1 +1,14 @@
-//! Placeholder.
+//! The daemon: sessions, the path of a callback, the upstream, the command line.
+//!
+//! Here: what composes `policy`, `runners` and `tunnel`. A callback is followed through [`callback`], folder order
+//! being reading order; [`app`] is where the parts are put together; [`cli`] is what an operator types.
+
+pub mod app;
+mod callback;
+pub mod session;
+pub mod upstream;
+pub mod secrets;
+pub mod telemetry;
+pub mod config;
+pub mod demo;
+pub mod cli;

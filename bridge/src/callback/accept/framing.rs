@@ -1,0 +1,455 @@
+//! Where one HTTP/1 message ends and the next begins, and whether two readers could disagree about it.
+//!
+//! Here: a state machine over bytes, without IO and without a clock. It finds heads, lengths, chunks and trailers and
+//! refuses whatever is ambiguous, so that hyper behind it never has to repair anything. Not here: what a request may
+//! ask (`policy`), and the reading itself (`gate.rs`).
+//!
+//! Source: RFC 9112 sections 2.2, 3, 5, 6 and 7.
+
+use policy::{Target, TargetFault};
+
+/// Sizes a head is held to.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HeadLimits {
+    /// Bytes of request line and fields together.
+    pub(crate) max_head: usize,
+    /// Bytes of the request target.
+    pub(crate) max_target: usize,
+    /// Field lines; at most [`MAX_HEADERS`].
+    pub(crate) max_headers: usize,
+}
+
+/// What `httparse` is given room for; also hyper's own limit.
+pub(crate) const MAX_HEADERS: usize = 100;
+/// A chunk-size line with its extensions.
+const MAX_CHUNK_LINE: usize = 256;
+/// A trailer section; its fields are dropped, so it has no reason to be larger.
+const MAX_TRAILERS: usize = 8 * 1024;
+
+/// Why a message is not acceptable.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    #[error("the request line is not `METHOD target HTTP/1.1`")]
+    RequestLine,
+    #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
+    Version,
+    #[error("a line of the head is not ended by CR LF, or holds a control character")]
+    LineEnd,
+    #[error("a header line is not `name: value`")]
+    HeaderLine,
+    #[error("the Host header is missing")]
+    HostMissing,
+    #[error("there is more than one Host header")]
+    HostTwice,
+    #[error("Content-Length is not one plain decimal number")]
+    ContentLength,
+    #[error("Transfer-Encoding is not exactly one `chunked`")]
+    TransferEncoding,
+    #[error("Content-Length and Transfer-Encoding stand side by side")]
+    BothLengths,
+    #[error("Transfer-Encoding is not part of HTTP/1.0")]
+    TransferEncodingInOneZero,
+    #[error("a GET or HEAD request carries a body")]
+    BodyWithoutMeaning,
+    #[error("a chunk size is not plain hexadecimal with CR LF behind it")]
+    ChunkSize,
+    #[error("a chunk is not ended by CR LF")]
+    ChunkEnd,
+    #[error("a trailer line is malformed, or names a field that delimits messages")]
+    Trailer,
+    #[error("the connection ended in the middle of the head")]
+    Truncated,
+    #[error("the head is larger than {limit_bytes} bytes")]
+    HeadTooLarge { limit_bytes: usize },
+    #[error("the request target is longer than {limit_bytes} bytes")]
+    TargetTooLong { limit_bytes: usize },
+    #[error("there are more than {limit} header lines")]
+    TooManyHeaders { limit: usize },
+    #[error("the only expectation known is 100-continue")]
+    Expectation,
+    #[error("the head did not arrive whole in time")]
+    HeadTimeout,
+    #[error("the body did not go on in time")]
+    BodyTimeout,
+}
+
+/// What stands at the front of the bytes given to [`Framing::step`].
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Nothing can be said yet.
+    NeedMore,
+    /// So many bytes belong to the message under way and are in order.
+    Pass(usize),
+    /// So many bytes in front of a head mean nothing and are dropped.
+    Skip(usize),
+    /// A whole, unambiguous head of so many bytes.
+    Head(usize, HeadSeen),
+    /// From here on nothing can be trusted; the connection ends.
+    Fault(Fault),
+}
+
+/// What the gate keeps of a head that is in order.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct HeadSeen {
+    /// Bytes of the request line, without its CR LF.
+    pub(crate) request_line: usize,
+    /// Bytes of the method.
+    pub(crate) method: usize,
+    /// The target's fault if it is not in canonical form.
+    pub(crate) target_fault: Option<TargetFault>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Head { scanned: usize },
+    Length(u64),
+    ChunkSize,
+    ChunkData(u64),
+    ChunkEnd,
+    Trailers { scanned: usize },
+    Faulted,
+}
+
+/// Delimits the messages of one connection.
+#[derive(Debug)]
+pub(crate) struct Framing {
+    limits: HeadLimits,
+    state: State,
+    /// One empty line in front of a request line is tolerated, a second is not.
+    skipped_empty_line: bool,
+}
+
+impl Framing {
+    pub(crate) fn new(limits: HeadLimits) -> Self {
+        Self { limits, state: State::Head { scanned: 0 }, skipped_empty_line: false }
+    }
+
+    /// Whether the next byte would begin or continue a head.
+    pub(crate) fn in_head(&self) -> bool {
+        matches!(self.state, State::Head { .. })
+    }
+
+    /// Bytes of a body of declared length still to come, if that is the state.
+    pub(crate) fn declared_remaining(&self) -> Option<u64> {
+        match self.state {
+            State::Length(remaining) => Some(remaining),
+            State::Head { .. }
+            | State::ChunkSize
+            | State::ChunkData(_)
+            | State::ChunkEnd
+            | State::Trailers { .. }
+            | State::Faulted => None,
+        }
+    }
+
+    /// Takes note of `count` bytes of a declared length that went past without [`Self::step`].
+    pub(crate) fn passed_declared(&mut self, count: u64) {
+        if let State::Length(remaining) = self.state {
+            self.state = after_body(remaining.saturating_sub(count));
+        }
+    }
+
+    /// Looks at the front of `input`, the bytes not yet passed on, and moves on.
+    ///
+    /// Linear in the bytes not looked at before, but for one `httparse` pass over a head that is whole.
+    pub(crate) fn step(&mut self, input: &[u8]) -> Step {
+        let step = match self.state {
+            State::Head { scanned } => self.head(input, scanned),
+            State::Length(remaining) => self.declared(input, remaining),
+            State::ChunkSize => self.chunk_size(input),
+            State::ChunkData(remaining) => self.chunk_data(input, remaining),
+            State::ChunkEnd => self.chunk_end(input),
+            State::Trailers { scanned } => self.trailers(input, scanned),
+            State::Faulted => Step::NeedMore,
+        };
+        if matches!(step, Step::Fault(_)) {
+            self.state = State::Faulted;
+        }
+        step
+    }
+
+    fn head(&mut self, input: &[u8], scanned: usize) -> Step {
+        if scanned == 0 && !self.skipped_empty_line {
+            match input {
+                [b'\r', b'\n', ..] => {
+                    self.skipped_empty_line = true;
+                    return Step::Skip(2);
+                }
+                [b'\r'] => return Step::NeedMore,
+                _ => {}
+            }
+        }
+        let end = match section_end(input, scanned, self.limits.max_head) {
+            Section::Whole(end) => end,
+            Section::Partial(scanned) => {
+                self.state = State::Head { scanned };
+                return Step::NeedMore;
+            }
+            Section::BadLineEnd => return Step::Fault(Fault::LineEnd),
+            Section::TooLarge => return Step::Fault(self.too_large(input)),
+        };
+        let (head, _) = input.split_at(end);
+        match read_head(head, self.limits) {
+            Ok((seen, body)) => {
+                self.skipped_empty_line = false;
+                self.state = match body {
+                    Delimited::Length(length) => after_body(length),
+                    Delimited::Chunked => State::ChunkSize,
+                };
+                Step::Head(end, seen)
+            }
+            Err(fault) => Step::Fault(fault),
+        }
+    }
+
+    /// Which limit a head without an end went over: the target's, if the first line alone is too long.
+    fn too_large(&self, input: &[u8]) -> Fault {
+        let first_line = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
+        if first_line > self.limits.max_target.saturating_add(64) {
+            Fault::TargetTooLong { limit_bytes: self.limits.max_target }
+        } else {
+            Fault::HeadTooLarge { limit_bytes: self.limits.max_head }
+        }
+    }
+
+    fn declared(&mut self, input: &[u8], remaining: u64) -> Step {
+        let count = bounded(remaining, input.len());
+        if count == 0 {
+            return Step::NeedMore;
+        }
+        self.state = after_body(remaining - count as u64);
+        Step::Pass(count)
+    }
+
+    fn chunk_size(&mut self, input: &[u8]) -> Step {
+        let Some(line_feed) = input.iter().take(MAX_CHUNK_LINE).position(|byte| *byte == b'\n') else {
+            return if input.len() >= MAX_CHUNK_LINE { Step::Fault(Fault::ChunkSize) } else { Step::NeedMore };
+        };
+        let Some(line) = input.get(..line_feed).and_then(|line| line.strip_suffix(b"\r")) else {
+            return Step::Fault(Fault::ChunkSize);
+        };
+        match parse_chunk_size(line) {
+            Some(0) => self.state = State::Trailers { scanned: 0 },
+            Some(size) => self.state = State::ChunkData(size),
+            None => return Step::Fault(Fault::ChunkSize),
+        }
+        Step::Pass(line_feed + 1)
+    }
+
+    fn chunk_data(&mut self, input: &[u8], remaining: u64) -> Step {
+        let count = bounded(remaining, input.len());
+        if count == 0 {
+            return Step::NeedMore;
+        }
+        let left = remaining - count as u64;
+        self.state = if left == 0 { State::ChunkEnd } else { State::ChunkData(left) };
+        Step::Pass(count)
+    }
+
+    fn chunk_end(&mut self, input: &[u8]) -> Step {
+        match input {
+            [b'\r', b'\n', ..] => {
+                self.state = State::ChunkSize;
+                Step::Pass(2)
+            }
+            [] | [b'\r'] => Step::NeedMore,
+            _ => Step::Fault(Fault::ChunkEnd),
+        }
+    }
+
+    fn trailers(&mut self, input: &[u8], scanned: usize) -> Step {
+        if let [b'\r', b'\n', ..] = input {
+            self.state = State::Head { scanned: 0 };
+            return Step::Pass(2);
+        }
+        let end = match section_end(input, scanned, MAX_TRAILERS) {
+            Section::Whole(end) => end,
+            Section::Partial(scanned) => {
+                self.state = State::Trailers { scanned };
+                return Step::NeedMore;
+            }
+            Section::BadLineEnd | Section::TooLarge => return Step::Fault(Fault::Trailer),
+        };
+        let (section, _) = input.split_at(end);
+        let mut fields = [httparse::EMPTY_HEADER; 32];
+        match httparse::parse_headers(section, &mut fields) {
+            Ok(httparse::Status::Complete((_, fields))) if !fields.iter().any(|field| delimits(field.name)) => {
+                self.state = State::Head { scanned: 0 };
+                Step::Pass(end)
+            }
+            Ok(_) | Err(_) => Step::Fault(Fault::Trailer),
+        }
+    }
+}
+
+fn after_body(remaining: u64) -> State {
+    if remaining == 0 { State::Head { scanned: 0 } } else { State::Length(remaining) }
+}
+
+fn bounded(remaining: u64, available: usize) -> usize {
+    usize::try_from(remaining).map_or(available, |remaining| remaining.min(available))
+}
+
+enum Section {
+    /// The empty line ends after so many bytes.
+    Whole(usize),
+    /// No end yet; looking may go on from this offset.
+    Partial(usize),
+    BadLineEnd,
+    TooLarge,
+}
+
+/// Finds the end of a head or trailer section, CR LF CR LF, and refuses any LF without CR and any CR without LF.
+fn section_end(input: &[u8], scanned: usize, limit: usize) -> Section {
+    let mut at = scanned;
+    while let Some(rest) = input.get(at..) {
+        let Some(found) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0)) else { break };
+        let line_end = at + found;
+        if line_end >= limit {
+            return Section::TooLarge;
+        }
+        match input.get(line_end..) {
+            Some([b'\r', b'\n', b'\r', b'\n', ..]) => {
+                let end = line_end + 4;
+                return if end > limit { Section::TooLarge } else { Section::Whole(end) };
+            }
+            Some([b'\r'] | [b'\r', b'\n'] | [b'\r', b'\n', b'\r']) => {
+                return Section::Partial(line_end);
+            }
+            Some([b'\r', b'\n', ..]) => at = line_end + 2,
+            _ => return Section::BadLineEnd,
+        }
+    }
+    if input.len() >= limit { Section::TooLarge } else { Section::Partial(input.len()) }
+}
+
+enum Delimited {
+    Length(u64),
+    Chunked,
+}
+
+fn read_head(head: &[u8], limits: HeadLimits) -> Result<(HeadSeen, Delimited), Fault> {
+    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
+        // The section is whole, so a parser that wants more, or stops sooner, disagrees with us about its end.
+        Ok(_) => return Err(Fault::HeaderLine),
+        Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooManyHeaders { limit: limits.max_headers }),
+        Err(httparse::Error::Version) => return Err(Fault::Version),
+        Err(httparse::Error::Token) => return Err(request_line_fault(head, limits)),
+        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine) => {
+            return Err(Fault::HeaderLine);
+        }
+        Err(httparse::Error::Status) => return Err(Fault::RequestLine),
+    }
+    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
+        return Err(Fault::RequestLine);
+    };
+    if request.headers.len() > limits.max_headers {
+        return Err(Fault::TooManyHeaders { limit: limits.max_headers });
+    }
+    if target.len() > limits.max_target {
+        return Err(Fault::TargetTooLong { limit_bytes: limits.max_target });
+    }
+    // `METHOD SP target SP HTTP/1.x`, exactly: httparse also lets more blanks through.
+    let request_line = method.len() + 1 + target.len() + 9;
+    if head.get(request_line..request_line + 2) != Some(b"\r\n") {
+        return Err(Fault::RequestLine);
+    }
+    let body = delimiter(request.headers, version, method)?;
+    let seen = HeadSeen {
+        request_line,
+        method: method.len(),
+        target_fault: Target::parse(target.as_bytes()).err(),
+    };
+    Ok((seen, body))
+}
+
+/// httparse stops at a byte that no target may hold; whether that is a fault of the path or of the line depends on
+/// what stands around it. Both are 400, and neither is forwarded.
+fn request_line_fault(head: &[u8], limits: HeadLimits) -> Fault {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
+    if line.len() > limits.max_target.saturating_add(64) {
+        Fault::TargetTooLong { limit_bytes: limits.max_target }
+    } else {
+        Fault::RequestLine
+    }
+}
+
+/// How the body is delimited, from all the fields that have a say in it.
+fn delimiter(fields: &[httparse::Header<'_>], version: u8, method: &str) -> Result<Delimited, Fault> {
+    let mut hosts = 0;
+    let mut length = None;
+    let mut chunked = false;
+    let mut expectation_fault = false;
+    for field in fields {
+        let value = field.value.trim_ascii();
+        if field.name.eq_ignore_ascii_case("host") {
+            hosts += 1;
+        } else if field.name.eq_ignore_ascii_case("content-length") {
+            if length.is_some() {
+                return Err(Fault::ContentLength);
+            }
+            length = Some(parse_length(value).ok_or(Fault::ContentLength)?);
+        } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
+            if version == 0 {
+                return Err(Fault::TransferEncodingInOneZero);
+            }
+            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
+                return Err(Fault::TransferEncoding);
+            }
+            chunked = true;
+        } else if field.name.eq_ignore_ascii_case("expect") && !value.eq_ignore_ascii_case(b"100-continue") {
+            expectation_fault = true;
+        }
+    }
+    match hosts {
+        0 => return Err(Fault::HostMissing),
+        1 => {}
+        _ => return Err(Fault::HostTwice),
+    }
+    if chunked && length.is_some() {
+        return Err(Fault::BothLengths);
+    }
+    if length.is_some_and(|length| length > 0) && matches!(method, "GET" | "HEAD") {
+        return Err(Fault::BodyWithoutMeaning);
+    }
+    if expectation_fault {
+        return Err(Fault::Expectation);
+    }
+    Ok(if chunked { Delimited::Chunked } else { Delimited::Length(length.unwrap_or(0)) })
+}
+
+/// `1*DIGIT` without leading zeros: some readers take those for octal.
+fn parse_length(value: &[u8]) -> Option<u64> {
+    if value.is_empty() || value.len() > 19 || (value.len() > 1 && value.first() == Some(&b'0')) {
+        return None;
+    }
+    value.iter().try_fold(0_u64, |number, byte| {
+        byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0'))
+    })
+}
+
+/// `1*HEXDIG`, at most 15 of them, and an optional extension of visible characters.
+fn parse_chunk_size(line: &[u8]) -> Option<u64> {
+    let digits = line.iter().position(|byte| *byte == b';').unwrap_or(line.len());
+    let (size, extension) = line.split_at(digits);
+    if size.is_empty() || size.len() > 15 || !extension.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
+        return None;
+    }
+    size.iter().try_fold(0_u64, |number, byte| {
+        let digit = char::from(*byte).to_digit(16)?;
+        Some(number * 16 + u64::from(digit))
+    })
+}
+
+/// Fields that must never stand in a trailer section (RFC 9110 section 6.5.1).
+fn delimits(name: &str) -> bool {
+    ["content-length", "transfer-encoding", "host", "trailer", "authorization", "content-type", "content-encoding", "te"]
+        .iter()
+        .any(|field| name.eq_ignore_ascii_case(field))
+}
+
+#[cfg(test)]
+mod tests;

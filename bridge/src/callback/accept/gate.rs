@@ -1,0 +1,319 @@
+//! The gate in front of hyper: hands it whole, unambiguous heads and vetted body bytes, nothing else.
+//!
+//! Here: an `AsyncRead` that drives [`Framing`] and keeps, for the service behind hyper, one [`Note`] per head in
+//! pipeline order. A head that is refused is replaced by a harmless one, so that hyper writes our answer in its turn;
+//! nothing of the request's own content is in what hyper then sees. Not here: what is answered (`serve`).
+
+use std::collections::VecDeque;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Buf, BytesMut};
+use http::Method;
+use policy::TargetFault;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use tokio::time::{Instant, Sleep};
+use tokio_util::io::poll_read_buf;
+
+use super::framing::{Fault, Framing, HeadLimits, HeadSeen, Step};
+
+/// Stands in for a head that was refused.
+const HARMLESS: &[u8] = b"GET / HTTP/1.1\r\nhost: gate.invalid\r\nconnection: close\r\n\r\n";
+/// Room made for a read; a usual head fits with its body.
+const READ_SIZE: usize = 8 * 1024;
+
+/// How long the gate waits for bytes that should come.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Waits {
+    /// From the first byte of a head to its last.
+    pub(crate) head: Duration,
+    /// Between two requests on one connection.
+    pub(crate) idle: Duration,
+    /// Between two reads of a body.
+    pub(crate) body: Duration,
+}
+
+impl Default for Waits {
+    fn default() -> Self {
+        Self { head: Duration::from_secs(15), idle: Duration::from_secs(120), body: Duration::from_secs(30) }
+    }
+}
+
+/// What the service must know of a head beside what hyper tells it.
+#[derive(Debug, Default)]
+pub(crate) struct Note {
+    /// The head was refused; what hyper shows is the harmless one.
+    pub(crate) fault: Option<Fault>,
+    /// The target is not canonical; hyper shows `/` in its place.
+    pub(crate) target_fault: Option<TargetFault>,
+    /// The method, where hyper was shown another one with the replaced target.
+    pub(crate) method: Option<Method>,
+}
+
+/// Notes of one connection, in pipeline order.
+#[derive(Debug, Default)]
+pub(crate) struct Notes(Mutex<Board>);
+
+#[derive(Debug, Default)]
+struct Board {
+    heads: VecDeque<Note>,
+    body_fault: Option<Fault>,
+}
+
+impl Notes {
+    fn with<T>(&self, act: impl FnOnce(&mut Board) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The note of the next request that hyper hands to the service.
+    pub(crate) fn next(&self) -> Note {
+        // hyper cannot have seen a head that left no note; were it so, the safe reading is a fault.
+        self.with(|board| board.heads.pop_front()).unwrap_or(Note { fault: Some(Fault::RequestLine), ..Note::default() })
+    }
+
+    /// Why the body under way broke, if the gate broke it.
+    pub(crate) fn body_fault(&self) -> Option<Fault> {
+        self.with(|board| board.body_fault)
+    }
+}
+
+/// Reads `inner` for hyper; writes go straight through.
+pub(crate) struct Gate<S> {
+    inner: S,
+    /// Read and not handed on; the first `vetted` bytes may be.
+    buffer: BytesMut,
+    vetted: usize,
+    framing: Framing,
+    notes: Arc<Notes>,
+    waits: Waits,
+    /// When the wait under way began.
+    waiting_since: Option<Instant>,
+    /// Made once and moved only when it fires, so that a busy connection pays for no timer.
+    timer: Option<Pin<Box<Sleep>>>,
+    faulted: bool,
+    end_of_input: bool,
+}
+
+impl<S> Gate<S> {
+    pub(crate) fn new(inner: S, limits: HeadLimits, waits: Waits, notes: Arc<Notes>) -> Self {
+        Self {
+            inner,
+            buffer: BytesMut::new(),
+            vetted: 0,
+            framing: Framing::new(limits),
+            notes,
+            waits,
+            waiting_since: None,
+            timer: None,
+            faulted: false,
+            end_of_input: false,
+        }
+    }
+
+    /// The stream, and whether its other side may still be sending.
+    pub(crate) fn into_inner(self) -> (S, bool) {
+        (self.inner, !self.end_of_input)
+    }
+
+    /// Refuses the head under way: hyper is shown the harmless one, and nothing after it.
+    fn refuse_head(&mut self, fault: Fault) {
+        self.notes.with(|board| board.heads.push_back(Note { fault: Some(fault), ..Note::default() }));
+        self.buffer.clear();
+        self.buffer.extend_from_slice(HARMLESS);
+        self.vetted = HARMLESS.len();
+        self.faulted = true;
+    }
+
+    fn refuse_body(&mut self, fault: Fault) -> io::Error {
+        self.notes.with(|board| board.body_fault = Some(fault));
+        self.faulted = true;
+        io::Error::new(io::ErrorKind::InvalidData, fault)
+    }
+
+    /// Lets a head through; a target that is not canonical is replaced, with the method kept in the note.
+    fn admit_head(&mut self, length: usize, seen: &HeadSeen) {
+        let method = self.buffer.get(..seen.method).unwrap_or_default();
+        let replaced = seen.target_fault.is_some() || method == b"CONNECT";
+        let mut note = Note { target_fault: seen.target_fault, ..Note::default() };
+        self.vetted = length;
+        if replaced {
+            note.method = Method::from_bytes(method).ok();
+            // CONNECT to an authority-form target is a target fault already; this covers it with any other.
+            note.target_fault = note.target_fault.or(Some(TargetFault::AuthorityForm));
+            let version = self.buffer.get(seen.request_line.saturating_sub(8)..length).unwrap_or_default();
+            let mut head = BytesMut::with_capacity(self.buffer.len() + 16);
+            head.extend_from_slice(b"POST / ");
+            head.extend_from_slice(version);
+            self.vetted = head.len();
+            head.extend_from_slice(self.buffer.get(length..).unwrap_or_default());
+            self.buffer = head;
+        }
+        self.notes.with(|board| board.heads.push_back(note));
+    }
+
+    /// Vets what is at the front of the buffer. `Ok(true)` when there is something to hand on.
+    fn vet(&mut self) -> io::Result<bool> {
+        while self.vetted == 0 && !self.faulted {
+            let in_head = self.framing.in_head();
+            match self.framing.step(&self.buffer) {
+                Step::NeedMore => return Ok(false),
+                Step::Pass(count) => {
+                    self.vetted = count;
+                    self.waiting_since = None;
+                }
+                Step::Skip(count) => self.buffer.advance(count),
+                Step::Head(length, seen) => {
+                    self.waiting_since = None;
+                    self.admit_head(length, &seen);
+                }
+                Step::Fault(fault) if in_head => self.refuse_head(fault),
+                Step::Fault(fault) => return Err(self.refuse_body(fault)),
+            }
+        }
+        Ok(self.vetted > 0)
+    }
+
+    fn hand_on(&mut self, buf: &mut ReadBuf<'_>) {
+        let count = self.vetted.min(buf.remaining());
+        buf.put_slice(self.buffer.get(..count).unwrap_or_default());
+        self.buffer.advance(count);
+        self.vetted -= count;
+    }
+
+    /// Called when nothing can be read now: when is it too late?
+    fn poll_too_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let limit = if !self.framing.in_head() {
+            self.waits.body
+        } else if self.buffer.is_empty() {
+            self.waits.idle
+        } else {
+            self.waits.head
+        };
+        let deadline = *self.waiting_since.get_or_insert_with(Instant::now) + limit;
+        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        if timer.deadline() > deadline {
+            timer.as_mut().reset(deadline);
+        }
+        loop {
+            ready!(timer.as_mut().poll(cx));
+            if timer.deadline() >= deadline {
+                return Poll::Ready(());
+            }
+            timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+impl<S: AsyncRead + Unpin> Gate<S> {
+    /// A body of declared length needs no vetting: it goes straight into hyper's buffer.
+    fn poll_declared(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, remaining: u64) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut (&mut self.inner).take(remaining)).poll_read(cx, buf))?;
+        let count = buf.filled().len() - before;
+        if count == 0 {
+            self.end_of_input = true;
+        }
+        self.framing.passed_declared(count as u64);
+        Poll::Ready(Ok(()))
+    }
+
+    /// More bytes into the buffer; `Ok(false)` at the end of input.
+    fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
+        self.buffer.reserve(READ_SIZE);
+        let count = ready!(poll_read_buf(Pin::new(&mut self.inner), cx, &mut self.buffer))?;
+        Poll::Ready(Ok(count > 0))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        if buf.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        loop {
+            if gate.vet()? {
+                gate.hand_on(buf);
+                return Poll::Ready(Ok(()));
+            }
+            if gate.faulted {
+                // The answer ends the connection; until then there is nothing more for hyper to see.
+                return Poll::Pending;
+            }
+            if gate.end_of_input {
+                return Poll::Ready(Ok(()));
+            }
+            let continues = !gate.buffer.is_empty();
+            let read = match (gate.buffer.is_empty(), gate.framing.declared_remaining()) {
+                (true, Some(remaining)) => match gate.poll_declared(cx, buf, remaining) {
+                    Poll::Ready(result) => {
+                        gate.waiting_since = None;
+                        return Poll::Ready(result);
+                    }
+                    Poll::Pending => Poll::Pending,
+                },
+                _ => gate.poll_fill(cx),
+            };
+            match read {
+                Poll::Ready(Ok(more)) => {
+                    // A head that trickles in does not start its clock anew with each byte.
+                    if !(continues && gate.framing.in_head()) {
+                        gate.waiting_since = None;
+                    }
+                    if !more {
+                        gate.end_of_input = true;
+                        if gate.framing.in_head() && !gate.buffer.is_empty() {
+                            gate.refuse_head(Fault::Truncated);
+                        }
+                    }
+                }
+                Poll::Ready(Err(error)) => {
+                    gate.end_of_input = true;
+                    return Poll::Ready(Err(error));
+                }
+                Poll::Pending => {
+                    ready!(gate.poll_too_late(cx));
+                    if !gate.framing.in_head() {
+                        return Poll::Ready(Err(gate.refuse_body(Fault::BodyTimeout)));
+                    }
+                    if gate.buffer.is_empty() {
+                        return Poll::Ready(Ok(()));
+                    }
+                    gate.refuse_head(Fault::HeadTimeout);
+                }
+            }
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests;

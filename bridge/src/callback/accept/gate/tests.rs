@@ -1,0 +1,1 @@
+//! The gate behind a real hyper: see callback/tests.rs.

@@ -1,0 +1,57 @@
+//! Step 4, decide: policy's verdict, written down before anything is sent.
+//!
+//! Here: the question to [`policy::Rules::decide`] and to the content-type and size rules, and the verdict's event. Not
+//! here: what is allowed; that is all in `policy`. Next: `throttle.rs`.
+
+use http::header;
+use policy::{Ask, Permit, Target, Verdict, content_type};
+
+use super::read::CallbackRequest;
+use super::record::Record;
+use super::refusal::Refusal;
+
+/// A callback that policy allows.
+#[derive(Debug)]
+pub(crate) struct Permitted {
+    pub(super) request: CallbackRequest,
+}
+
+pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Permitted, Refusal> {
+    let target = Target::parse(request.target.as_str().as_bytes()).map_err(Refusal::PathNotCanonical)?;
+    let ask = Ask { method: request.method.as_str(), target: &target, now_unix: now_unix() };
+    let permit = match request.session.rules.decide(&ask) {
+        Verdict::Allow(permit) => permit,
+        Verdict::Deny(denial) => {
+            return Err(Refusal::RouteNotAllowed {
+                method: request.method.clone(),
+                path: target.path().to_owned(),
+                why: denial.reason.to_string(),
+                hint: denial.hint(),
+            });
+        }
+    };
+    content(&request, &permit)?;
+    if let Some(length) = request.body.declared_length()
+        && length > request.session.limits.max_body
+    {
+        return Err(Refusal::BodyTooLarge { limit_bytes: request.session.limits.max_body });
+    }
+    record.allowed(&request, permit.rule_id());
+    Ok(Permitted { request })
+}
+
+fn content(request: &CallbackRequest, permit: &Permit) -> Result<(), Refusal> {
+    let body = match request.body.declared_length() {
+        Some(0) => content_type::Body::None,
+        Some(length) => content_type::Body::Known(length),
+        None => content_type::Body::Unknown,
+    };
+    let types = request.headers.get_all(header::CONTENT_TYPE).iter().map(http::HeaderValue::as_bytes);
+    content_type::check_lines(permit.multipart(), body, types).map_err(Refusal::ContentType)
+}
+
+pub(super) fn now_unix() -> u64 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::SystemTime::UNIX_EPOCH)
+        .map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,60 @@
+//! The path of one callback, from a byte stream to its answer.
+//!
+//! Reading order is folder order: accept (gate and hyper) → authenticate → read → decide → throttle → forward →
+//! answer, and record around them all. Each step eats the previous one's result, so that none can be skipped.
+//! `docs/request-path.md` walks through it with an example.
+
+mod accept;
+mod authenticate;
+mod read;
+mod introspect;
+mod decide;
+mod throttle;
+mod forward;
+mod answer;
+mod record;
+
+mod body;
+mod refusal;
+
+use http::{HeaderValue, Method, Response};
+
+pub(crate) use accept::stream;
+pub(crate) use answer::AnswerBody;
+pub(crate) use body::UpstreamBody;
+
+use accept::Arrived;
+use read::Asked;
+use record::Record;
+use refusal::Refusal;
+
+/// Answers one callback; never fails, and never leaves one unrecorded.
+pub(crate) async fn serve(arrived: Arrived) -> Response<AnswerBody> {
+    let request_id = arrived.request_id;
+    let head_only = arrived.method == Method::HEAD;
+    let mut record = Record::begin(&arrived);
+    let mut response = match steps(arrived, &mut record).await {
+        Ok(response) => response,
+        Err(refusal) => {
+            record.refused(&refusal);
+            refusal.answer(request_id, head_only)
+        }
+    };
+    let mut text = uuid::Uuid::encode_buffer();
+    if let Ok(id) = HeaderValue::from_str(request_id.hyphenated().encode_lower(&mut text)) {
+        response.headers_mut().insert(answer::REQUEST_ID, id);
+    }
+    record.answered(response)
+}
+
+async fn steps(arrived: Arrived, record: &mut Record) -> Result<Response<AnswerBody>, Refusal> {
+    let caller = authenticate::session(arrived)?;
+    let request = match read::canonical(caller, record)? {
+        Asked::Api(request) => request,
+        Asked::Bridge(question) => return introspect::answer(&question),
+    };
+    let permit = decide::permit(request, record)?;
+    let admitted = throttle::admit(permit).await?;
+    let reply = forward::once(admitted).await?;
+    Ok(answer::head_and_body(reply))
+}

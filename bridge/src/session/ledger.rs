@@ -1,0 +1,198 @@
+//! The ledger: what became of each unsafe callback that was dispatched.
+//!
+//! Here: an in-memory table of one session, asked through `/_bridge/outcome/ID`. Not here: who writes to it
+//! (`callback/forward.rs`). It is bounded; entries whose outcome is still open are never dropped to make room.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::{Mutex, PoisonError};
+
+use http::Method;
+use serde::Serialize;
+use uuid::Uuid;
+
+/// Entries kept per session.
+pub const CAPACITY: usize = 10_000;
+
+/// What became of a dispatched callback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(tag = "outcome", rename_all = "snake_case")]
+pub enum Outcome {
+    /// Dispatched; no answer yet.
+    InFlight,
+    /// The upstream answered with this status.
+    Answered {
+        /// The upstream's status code.
+        status: u16,
+    },
+    /// The connection failed before anything was sent.
+    NotSent,
+    /// It was sent, and what became of it is not known.
+    Indeterminate {
+        /// A stable reason.
+        reason: &'static str,
+    },
+}
+
+/// One line of the ledger, as an agent reads it.
+#[derive(Clone, Debug, Serialize)]
+pub struct Entry {
+    /// The callback.
+    pub request_id: Uuid,
+    /// Its method.
+    #[serde(serialize_with = "method_text")]
+    pub method: Method,
+    /// Its canonical path, without the query.
+    pub path: String,
+    /// What became of it.
+    #[serde(flatten)]
+    pub outcome: Outcome,
+    /// Whether the upstream's answer reached the caller whole; absent while that is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub delivered: Option<bool>,
+}
+
+fn method_text<S: serde::Serializer>(method: &Method, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(method.as_str())
+}
+
+/// Dispatched unsafe callbacks of one session.
+#[derive(Debug, Default)]
+pub struct Ledger(Mutex<Table>);
+
+#[derive(Debug, Default)]
+struct Table {
+    entries: HashMap<Uuid, (Entry, Option<Box<str>>)>,
+    by_key: HashMap<Box<str>, Uuid>,
+    order: VecDeque<Uuid>,
+}
+
+impl Ledger {
+    fn with<T>(&self, act: impl FnOnce(&mut Table) -> T) -> T {
+        act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Writes down that a callback is about to be dispatched. `false`: no room, so it must not be.
+    #[must_use]
+    pub fn open(&self, request_id: Uuid, method: Method, path: &str, idempotency_key: Option<&str>) -> bool {
+        self.with(|table| {
+            if table.order.len() >= CAPACITY && !table.make_room() {
+                return false;
+            }
+            let key: Option<Box<str>> = idempotency_key.map(Into::into);
+            if let Some(key) = &key {
+                table.by_key.insert(key.clone(), request_id);
+            }
+            let entry =
+                Entry { request_id, method, path: path.to_owned(), outcome: Outcome::InFlight, delivered: None };
+            table.entries.insert(request_id, (entry, key));
+            table.order.push_back(request_id);
+            true
+        })
+    }
+
+    /// Writes down what became of it.
+    pub fn settle(&self, request_id: Uuid, outcome: Outcome) {
+        self.with(|table| {
+            if let Some((entry, _)) = table.entries.get_mut(&request_id) {
+                entry.outcome = outcome;
+            }
+        });
+    }
+
+    /// Writes down whether the answer reached the caller.
+    pub fn delivered(&self, request_id: Uuid, whole: bool) {
+        self.with(|table| {
+            if let Some((entry, _)) = table.entries.get_mut(&request_id) {
+                entry.delivered = Some(whole);
+            }
+        });
+    }
+
+    /// Looks a callback up by its request id, or by `key:` and the caller's own Idempotency-Key.
+    #[must_use]
+    pub fn look_up(&self, id: &str) -> Option<Entry> {
+        self.with(|table| {
+            let id = match id.strip_prefix("key:") {
+                Some(key) => *table.by_key.get(key)?,
+                None => Uuid::parse_str(id).ok()?,
+            };
+            table.entries.get(&id).map(|(entry, _)| entry.clone())
+        })
+    }
+
+    /// Callbacks whose outcome is still open.
+    #[must_use]
+    pub fn open_count(&self) -> usize {
+        self.with(|table| table.entries.values().filter(|(entry, _)| entry.outcome == Outcome::InFlight).count())
+    }
+}
+
+impl Table {
+    /// Drops the oldest entry that is settled.
+    fn make_room(&mut self) -> bool {
+        let settled = |id: &Uuid| {
+            self.entries.get(id).is_none_or(|(entry, _)| entry.outcome != Outcome::InFlight)
+        };
+        let Some(at) = self.order.iter().position(settled) else { return false };
+        if let Some(id) = self.order.remove(at)
+            && let Some((_, Some(key))) = self.entries.remove(&id)
+            && self.by_key.get(&key) == Some(&id)
+        {
+            self.by_key.remove(&key);
+        }
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn opened(ledger: &Ledger, key: Option<&str>) -> Uuid {
+        let id = Uuid::now_v7();
+        assert!(ledger.open(id, Method::POST, "/api/x", key));
+        id
+    }
+
+    #[test]
+    fn a_caller_that_lost_its_answer_finds_it_by_its_own_key() {
+        let ledger = Ledger::default();
+        let id = opened(&ledger, Some("k1"));
+
+        ledger.settle(id, Outcome::Answered { status: 201 });
+
+        let found = ledger.look_up("key:k1").unwrap();
+        assert_eq!((found.request_id, found.outcome), (id, Outcome::Answered { status: 201 }));
+        assert!(ledger.look_up("key:k2").is_none() && ledger.look_up("nonsense").is_none());
+    }
+
+    #[test]
+    fn a_full_ledger_forgets_what_is_settled_and_never_what_is_open() {
+        let ledger = Ledger::default();
+        let open = opened(&ledger, None);
+        let settled = opened(&ledger, Some("old"));
+        ledger.settle(settled, Outcome::NotSent);
+        for _ in 2..CAPACITY {
+            opened(&ledger, None);
+        }
+
+        let newest = opened(&ledger, None);
+
+        assert!(ledger.look_up(&open.to_string()).is_some());
+        assert!(ledger.look_up(&newest.to_string()).is_some());
+        assert!(ledger.look_up(&settled.to_string()).is_none() && ledger.look_up("key:old").is_none());
+        assert!(!ledger.open(Uuid::now_v7(), Method::POST, "/api/x", None), "all open: no room");
+    }
+
+    #[test]
+    fn an_entry_reads_as_flat_json() {
+        let ledger = Ledger::default();
+        let id = opened(&ledger, None);
+        ledger.settle(id, Outcome::Indeterminate { reason: "answer_lost" });
+
+        let json = serde_json::to_value(ledger.look_up(&id.to_string()).unwrap()).unwrap();
+
+        assert_eq!(json.get("outcome").unwrap(), "indeterminate");
+        assert_eq!(json.get("reason").unwrap(), "answer_lost");
+    }
+}

@@ -1,0 +1,158 @@
+//! A session: one agent run's bridge, with all that its callbacks are held against.
+//!
+//! Here: [`Session`] (token, policy, limits, budgets, ledger) and [`Session::callbacks`], by which a tunnel serves it.
+//! Not here: how it is opened (`app.rs`), how a callback is answered (`callback/`).
+
+pub mod budget;
+pub mod ledger;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use http::HeaderValue;
+use policy::{Limits, RateLimit, Rules, TokenDigest};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tunnel::{AgentStream, Callbacks};
+use uuid::Uuid;
+
+use crate::upstream::Upstream;
+use budget::Budget;
+use ledger::Ledger;
+
+/// Callbacks of one session at the same time.
+pub const CONCURRENCY: usize = 64;
+/// Bytes of bodies that one session may hold.
+pub const SESSION_BODY_BYTES: u64 = 64 * 1024 * 1024;
+/// Bytes of bodies that the process may hold.
+pub const PROCESS_BODY_BYTES: u64 = 256 * 1024 * 1024;
+
+/// One agent run's bridge.
+pub struct Session {
+    /// Our name of it.
+    pub id: Uuid,
+    /// Sent as `x-paperclip-run-id`.
+    pub run_id: HeaderValue,
+    /// The tunnel's name.
+    pub tunnel: &'static str,
+    /// Compiled policy.
+    pub rules: Arc<Rules>,
+    /// Sizes.
+    pub limits: Limits,
+    /// The Paperclip API.
+    pub upstream: Upstream,
+    /// What became of dispatched unsafe callbacks.
+    pub ledger: Ledger,
+    /// Bytes of bodies held.
+    pub bodies: Arc<Budget>,
+    /// Places for callbacks under way.
+    pub(crate) places: Arc<Semaphore>,
+    /// Calls per second; off by default.
+    pub(crate) rate: Option<DefaultDirectRateLimiter>,
+    token: TokenDigest,
+    /// Cancelled once no new callback is taken.
+    pub(crate) draining: CancellationToken,
+    /// Cancelled to cut every stream.
+    pub(crate) cut: CancellationToken,
+    /// Dispatched unsafe callbacks run on here when their caller has gone; so does the dropping of unread bodies.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// What a session is made of.
+#[derive(Debug)]
+pub struct SessionParts {
+    /// Sent as `x-paperclip-run-id`.
+    pub run_id: HeaderValue,
+    /// The tunnel's name.
+    pub tunnel: &'static str,
+    /// Compiled policy.
+    pub rules: Arc<Rules>,
+    /// Sizes.
+    pub limits: Limits,
+    /// Calls per second; `None` is no limit of rate.
+    pub rate: Option<RateLimit>,
+    /// The Paperclip API.
+    pub upstream: Upstream,
+    /// Digest of the agent's token.
+    pub token: TokenDigest,
+    /// The process's budget of body bytes.
+    pub process_bodies: Arc<Budget>,
+}
+
+impl Session {
+    /// Puts a session together; nothing runs yet.
+    #[must_use]
+    pub fn new(parts: SessionParts) -> Arc<Self> {
+        Arc::new(Self {
+            id: Uuid::now_v7(),
+            run_id: parts.run_id,
+            tunnel: parts.tunnel,
+            rules: parts.rules,
+            limits: parts.limits,
+            upstream: parts.upstream,
+            ledger: Ledger::default(),
+            bodies: Budget::within(parts.process_bodies, SESSION_BODY_BYTES),
+            places: Arc::new(Semaphore::new(CONCURRENCY)),
+            rate: parts.rate.and_then(limiter),
+            token: parts.token,
+            draining: CancellationToken::new(),
+            cut: CancellationToken::new(),
+            tasks: TaskTracker::new(),
+        })
+    }
+
+    /// Whether a presented bearer token is this session's. Constant time.
+    #[must_use]
+    pub fn owns_token(&self, presented: &[u8]) -> bool {
+        self.token.matches(presented)
+    }
+
+    /// What a tunnel calls for each stream of this session.
+    #[must_use]
+    pub fn callbacks(self: &Arc<Self>) -> Arc<dyn Callbacks> {
+        Arc::new(SessionCallbacks(Arc::clone(self)))
+    }
+
+    /// Stops taking callbacks, lets those under way end for `patience`, then cuts what is left.
+    ///
+    /// Returns how many dispatched unsafe callbacks were given up while their outcome was still open.
+    pub async fn drain(&self, patience: Duration) -> usize {
+        self.draining.cancel();
+        self.tasks.close();
+        let settled = async {
+            // Every place taken means that no callback is under way.
+            let all = u32::try_from(CONCURRENCY).unwrap_or(u32::MAX);
+            let _idle = self.places.acquire_many(all).await;
+            self.tasks.wait().await;
+        };
+        if tokio::time::timeout(patience, settled).await.is_err() {
+            tracing::debug!(session = %self.id, "callbacks were still under way at the end of the session");
+        }
+        self.cut.cancel();
+        self.ledger.open_count()
+    }
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("id", &self.id).field("tunnel", &self.tunnel).finish_non_exhaustive()
+    }
+}
+
+fn limiter(rate: RateLimit) -> Option<DefaultDirectRateLimiter> {
+    Quota::with_period(rate.interval()).map(|quota| RateLimiter::direct(quota.allow_burst(rate.burst())))
+}
+
+#[derive(Debug)]
+struct SessionCallbacks(Arc<Session>);
+
+impl Callbacks for SessionCallbacks {
+    fn serve_stream(&self, stream: AgentStream) -> BoxFuture<'static, ()> {
+        crate::callback::stream(stream, Arc::clone(&self.0)).boxed()
+    }
+}
