@@ -64,7 +64,8 @@ pub fn table() -> Vec<Attack> {
     files.sort();
     let read = |file: &std::path::PathBuf| {
         let text = std::fs::read_to_string(file).expect("a table is text");
-        let table: Table = toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+        let table: Table =
+            toml::from_str(&text).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         table.attack
     };
     files.iter().flat_map(read).collect()
@@ -96,12 +97,16 @@ impl Attack {
     /// What was expected and what happened, as a sentence.
     pub async fn attempt(&self, agent: &Agent, upstream: &Upstream) -> Result<(), String> {
         let mark = upstream.count();
-        let mut wire = Wire::connect(&agent.url).await.map_err(|broken| format!("connect: {broken:?}"))?;
+        let mut wire = Wire::connect(&agent.url)
+            .await
+            .map_err(|broken| format!("connect: {broken:?}"))?;
         let method = if self.head { "HEAD" } else { "POST" };
         let methods = vec![method; self.answers.len()];
         let answers = wire.exchange(&self.bytes(agent), &methods, self.half_close).await;
         for (number, expected) in self.answers.iter().enumerate() {
-            let Some(answer) = answers.get(number) else { return Err(format!("no answer {number}")) };
+            let Some(answer) = answers.get(number) else {
+                return Err(format!("no answer {number}"));
+            };
             let (status, code) = match answer {
                 Ok(answer) => (answer.status.to_string(), answer.code()),
                 Err(Broken::Closed) => ("closed".to_owned(), String::new()),
@@ -124,13 +129,26 @@ impl Attack {
 
     fn check_upstream(&self, seen: &[Seen]) -> Result<(), String> {
         if seen.len() != self.reaches {
-            let what: Vec<_> = seen.iter().map(|one| format!("{} {}", one.method, one.target)).collect();
-            return Err(format!("{} requests reached the upstream instead of {}: {what:?}", seen.len(), self.reaches));
+            let what: Vec<_> = seen
+                .iter()
+                .map(|one| format!("{} {}", one.method, one.target))
+                .collect();
+            return Err(format!(
+                "{} requests reached the upstream instead of {}: {what:?}",
+                seen.len(),
+                self.reaches
+            ));
         }
         assert_headers(seen);
-        let lines = seen.iter().map(|one| format!("{} {:?}\n", one.target, one.headers));
+        let lines = seen
+            .iter()
+            .map(|one| format!("{} {:?}\n", one.target, one.headers));
         let everything = lines.collect::<String>().to_ascii_lowercase();
-        match self.never.iter().find(|text| everything.contains(&text.to_ascii_lowercase())) {
+        match self
+            .never
+            .iter()
+            .find(|text| everything.contains(&text.to_ascii_lowercase()))
+        {
             Some(text) => Err(format!("{text:?} reached the upstream")),
             None => Ok(()),
         }
@@ -145,7 +163,9 @@ fn fits(expected: &str, status: &str, code: &str, head: bool) -> bool {
 }
 
 fn repeat(text: &str) -> String {
-    let Some((before, rest)) = text.split_once("{repeat ") else { return text.to_owned() };
+    let Some((before, rest)) = text.split_once("{repeat ") else {
+        return text.to_owned();
+    };
     let (inside, after) = rest.split_once('}').expect("a repeat ends with }");
     let (count, what) = inside.split_once(' ').expect("a repeat has a count and a text");
     let count = count.parse().expect("a repeat counts in digits");
@@ -197,16 +217,27 @@ mod tests {
 
     #[test]
     fn every_row_has_bytes_and_an_expectation() {
-        let agent = Agent { url: "http://127.0.0.1:9".to_owned(), token: "pcb_x".to_owned() };
+        let agent = Agent {
+            url: "http://127.0.0.1:9".to_owned(),
+            token: "pcb_x".to_owned(),
+        };
 
         for attack in table() {
             let bytes = attack.bytes(&agent);
 
             assert!(!bytes.is_empty() && !attack.answers.is_empty(), "{}", attack.name);
-            assert!(!bytes.windows(7).any(|seven| seven == b"{token}"), "{}", attack.name);
+            assert!(
+                !bytes.windows(7).any(|seven| seven == b"{token}"),
+                "{}",
+                attack.name
+            );
             for answer in &attack.answers {
                 let status = answer.split([' ', '|']).next().unwrap();
-                assert!(status == "closed" || status.parse::<u16>().is_ok(), "{}: {answer}", attack.name);
+                assert!(
+                    status == "closed" || status.parse::<u16>().is_ok(),
+                    "{}: {answer}",
+                    attack.name
+                );
             }
         }
     }
@@ -221,8 +252,14 @@ mod tests {
     #[tokio::test]
     async fn a_server_that_lets_everything_through_fails_the_table() {
         let upstream = Upstream::start().await;
-        let agent = Agent { url: upstream.url(), token: "pcb_x".to_owned() };
-        let attack = table().into_iter().find(|attack| attack.answers == ["403 route_not_allowed"]).unwrap();
+        let agent = Agent {
+            url: upstream.url(),
+            token: "pcb_x".to_owned(),
+        };
+        let attack = table()
+            .into_iter()
+            .find(|attack| attack.answers == ["403 route_not_allowed"])
+            .unwrap();
 
         let said = attack.attempt(&agent, &upstream).await;
 

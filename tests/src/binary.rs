@@ -39,12 +39,20 @@ pub fn bridge_binary() -> &'static Path {
 
 fn build() -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("this package is inside the workspace");
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .expect("this package is inside the workspace");
     let mut command = Command::new(cargo);
     command.current_dir(root);
     // The whole workspace is named so that the dependencies keep the features which the tests were built with,
     // and nothing is compiled twice.
-    command.args(["build", "--workspace", "--bin", "paperclip-bridge", "--message-format=json"]);
+    command.args([
+        "build",
+        "--workspace",
+        "--bin",
+        "paperclip-bridge",
+        "--message-format=json",
+    ]);
     if !cfg!(debug_assertions) {
         command.arg("--release");
     }
@@ -136,16 +144,29 @@ impl BridgeCommand {
             command.arg("--").args(&self.trailing);
         }
         command.env_clear();
-        command.env("PATH", "/usr/local/bin:/usr/bin:/bin").env("HOME", self.home.path()).env("LANG", "C.UTF-8");
+        command
+            .env("PATH", "/usr/local/bin:/usr/bin:/bin")
+            .env("HOME", self.home.path())
+            .env("LANG", "C.UTF-8");
         command.env("USER", crate::user::current());
         command.envs(self.environment);
         let stderr = self.log.map_or_else(Stdio::piped, Stdio::from);
-        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(stderr).kill_on_drop(true);
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(stderr)
+            .kill_on_drop(true);
         let mut child = command.spawn().expect("the built binary starts");
         let stdin = child.stdin.take();
         let stdout = Captured::of(child.stdout.take());
         let stderr = Captured::of(child.stderr.take());
-        Running { child, stdin, stdout, stderr, _home: self.home }
+        Running {
+            child,
+            stdin,
+            stdout,
+            stderr,
+            _home: self.home,
+        }
     }
 
     /// Starts `open --json` and returns once its line is there.
@@ -159,7 +180,11 @@ impl BridgeCommand {
             if let Some(line) = running.stdout.first_line() {
                 return Some(Some(line));
             }
-            running.child.try_wait().expect("it can be waited for").map(|_| None)
+            running
+                .child
+                .try_wait()
+                .expect("it can be waited for")
+                .map(|_| None)
         })
         .await;
         // It may have printed the line and ended between the two looks above.
@@ -209,7 +234,9 @@ impl Running {
     /// Writes to its stdin.
     pub async fn write(&mut self, bytes: &[u8]) {
         let stdin = self.stdin.as_mut().expect("its stdin is open");
-        within(LIMIT, "it takes its stdin", stdin.write_all(bytes)).await.expect("its stdin takes bytes");
+        within(LIMIT, "it takes its stdin", stdin.write_all(bytes))
+            .await
+            .expect("its stdin takes bytes");
     }
 
     /// Closes its stdin.
@@ -229,7 +256,9 @@ impl Running {
 
     /// Waits for its end and all of its output.
     pub async fn finish(mut self) -> Finished {
-        let status = within(LIMIT, "the command ends", self.child.wait()).await.expect("it can be waited for");
+        let status = within(LIMIT, "the command ends", self.child.wait())
+            .await
+            .expect("it can be waited for");
         self.stdout.end().await;
         self.stderr.end().await;
         Finished {
@@ -286,7 +315,9 @@ impl Captured {
             let Some(mut output) = output else { return };
             let mut chunk = vec![0; 16 * 1024];
             while let Ok(count @ 1..) = output.read(&mut chunk).await {
-                sink.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&chunk[..count]);
+                sink.lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .extend_from_slice(&chunk[..count]);
             }
         });
         Self { bytes, reader }
@@ -302,7 +333,9 @@ impl Captured {
     }
 
     async fn end(&mut self) {
-        within(LIMIT, "the outputs end with the process", &mut self.reader).await.expect("reading does not panic");
+        within(LIMIT, "the outputs end with the process", &mut self.reader)
+            .await
+            .expect("reading does not panic");
     }
 }
 

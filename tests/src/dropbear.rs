@@ -48,7 +48,10 @@ impl Dropbear {
         let user = TestUser::make();
         user.authorize(&directory.path().join("client.pub"));
         let host_key = directory.path().join("host");
-        let made = Command::new("dropbearkey").args(["-t", "ed25519", "-f"]).arg(&host_key).output();
+        let made = Command::new("dropbearkey")
+            .args(["-t", "ed25519", "-f"])
+            .arg(&host_key)
+            .output();
         let made = made.expect("dropbearkey starts");
         let printed = String::from_utf8_lossy(&made.stdout).into_owned();
         let public = printed.lines().find(|line| line.starts_with("ssh-ed25519 "));
@@ -58,7 +61,12 @@ impl Dropbear {
             if let Some(child) = try_start(&directory.path().join("log"), &host_key, port) {
                 let line = format!("[127.0.0.1]:{port} {public}\n");
                 fs::write(directory.path().join("known_hosts"), line).expect("known_hosts can be written");
-                return Self { directory, user, port, child };
+                return Self {
+                    directory,
+                    user,
+                    port,
+                    child,
+                };
             }
         }
         let log = fs::read_to_string(directory.path().join("log")).unwrap_or_default();
@@ -102,7 +110,16 @@ fn try_start(log: &PathBuf, host_key: &PathBuf, port: u16) -> Option<Child> {
     let stderr = fs::File::create(log).expect("the log can be written");
     let mut child = Command::new(program("dropbear").expect("dropbear is installed"))
         // In the foreground, messages to stderr, no passwords.
-        .args(["-F", "-E", "-s", "-p", &format!("127.0.0.1:{port}"), "-P", "/dev/null", "-r"])
+        .args([
+            "-F",
+            "-E",
+            "-s",
+            "-p",
+            &format!("127.0.0.1:{port}"),
+            "-P",
+            "/dev/null",
+            "-r",
+        ])
         .arg(host_key)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
@@ -110,10 +127,16 @@ fn try_start(log: &PathBuf, host_key: &PathBuf, port: u16) -> Option<Child> {
         .spawn()
         .expect("dropbear starts");
     let listens = eventually_blocking(Duration::from_secs(20), "dropbear listens or ends", || {
-        if processes::listening(child.id()).iter().any(|address| address.port() == port) {
+        if processes::listening(child.id())
+            .iter()
+            .any(|address| address.port() == port)
+        {
             return Some(true);
         }
-        child.try_wait().expect("dropbear can be waited for").map(|_| false)
+        child
+            .try_wait()
+            .expect("dropbear can be waited for")
+            .map(|_| false)
     });
     listens.then_some(child)
 }
@@ -144,16 +167,34 @@ mod tests {
         let access = server.access();
 
         let output = Command::new("ssh")
-            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes", "-i"])
+            .args([
+                "-F",
+                "none",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "StrictHostKeyChecking=yes",
+                "-i",
+            ])
             .arg(&access.identity)
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", access.known_hosts.display()))
-            .args(["-p", &server.port.to_string(), &format!("{}@127.0.0.1", server.user.name()), "id -un"])
+            .args([
+                "-p",
+                &server.port.to_string(),
+                &format!("{}@127.0.0.1", server.user.name()),
+                "id -un",
+            ])
             .stdin(Stdio::null())
             .output()
             .unwrap();
 
         let stdout = String::from_utf8_lossy(&output.stdout);
-        assert_eq!(stdout.trim(), server.user().name(), "{}", String::from_utf8_lossy(&output.stderr));
+        assert_eq!(
+            stdout.trim(),
+            server.user().name(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }

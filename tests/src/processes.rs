@@ -42,7 +42,12 @@ pub fn one(pid: u32) -> Option<Process> {
     let mut fields = after.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
-    Some(Process { pid, parent, name, state })
+    Some(Process {
+        pid,
+        parent,
+        name,
+        state,
+    })
 }
 
 /// The children of `root`, their children and so on; without `root`.
@@ -51,8 +56,11 @@ pub fn descendants(root: u32) -> Vec<Process> {
     let mut family = vec![];
     let mut parents = HashSet::from([root]);
     loop {
-        let next: Vec<Process> =
-            table.iter().filter(|one| parents.contains(&one.parent) && !family.contains(*one)).cloned().collect();
+        let next: Vec<Process> = table
+            .iter()
+            .filter(|one| parents.contains(&one.parent) && !family.contains(*one))
+            .cloned()
+            .collect();
         if next.is_empty() {
             return family;
         }
@@ -84,19 +92,38 @@ pub fn environment(pid: u32) -> Vec<u8> {
 pub fn signal(pid: u32, name: &str) {
     // The shell's own `kill` is the one that is everywhere.
     let script = format!("kill -s {name} {pid} 2>/dev/null || true");
-    let status = Command::new("/bin/sh").args(["-c", &script]).status().expect("/bin/sh starts");
-    assert!(status.success(), "the shell's kill of {pid} with {name} failed: {status}");
+    let status = Command::new("/bin/sh")
+        .args(["-c", &script])
+        .status()
+        .expect("/bin/sh starts");
+    assert!(
+        status.success(),
+        "the shell's kill of {pid} with {name} failed: {status}"
+    );
 }
 
 /// Addresses that this process listens on (TCP).
 pub fn listening(pid: u32) -> Vec<SocketAddr> {
-    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return vec![] };
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else {
+        return vec![];
+    };
     let inodes: HashSet<String> = entries
         .filter_map(Result::ok)
         .filter_map(|entry| fs::read_link(entry.path()).ok())
-        .filter_map(|link| Some(link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.to_owned()))
+        .filter_map(|link| {
+            Some(
+                link.to_str()?
+                    .strip_prefix("socket:[")?
+                    .strip_suffix(']')?
+                    .to_owned(),
+            )
+        })
         .collect();
-    listeners().into_iter().filter(|(inode, _)| inodes.contains(inode)).map(|(_, address)| address).collect()
+    listeners()
+        .into_iter()
+        .filter(|(inode, _)| inodes.contains(inode))
+        .map(|(_, address)| address)
+        .collect()
 }
 
 /// Whether anything on this machine listens on the port.
@@ -114,7 +141,9 @@ fn listeners() -> Vec<(String, SocketAddr)> {
             if fields.get(3) != Some(&"0A") {
                 continue;
             }
-            let (Some(local), Some(inode)) = (fields.get(1), fields.get(9)) else { continue };
+            let (Some(local), Some(inode)) = (fields.get(1), fields.get(9)) else {
+                continue;
+            };
             found.extend(address(local).map(|address| ((*inode).to_owned(), address)));
         }
     }
@@ -132,7 +161,9 @@ fn address(text: &str) -> Option<SocketAddr> {
     let ip = match groups[..] {
         [one] => IpAddr::V4(Ipv4Addr::from(one)),
         [a, b, c, d] => {
-            let bits = [a, b, c, d].iter().fold(0_u128, |bits, group| bits << 32 | u128::from(*group));
+            let bits = [a, b, c, d]
+                .iter()
+                .fold(0_u128, |bits, group| bits << 32 | u128::from(*group));
             IpAddr::V6(Ipv6Addr::from(bits))
         }
         _ => return None,
@@ -142,7 +173,9 @@ fn address(text: &str) -> Option<SocketAddr> {
 
 /// CPU time of every thread that a process has now, by the scheduler's own count in nanoseconds.
 pub fn cpu_time(pid: u32) -> Duration {
-    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else { return Duration::ZERO };
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return Duration::ZERO;
+    };
     let nanoseconds = threads
         .filter_map(Result::ok)
         .filter_map(|thread| fs::read_to_string(thread.path().join("schedstat")).ok())
@@ -185,7 +218,11 @@ mod tests {
     fn a_child_is_a_descendant_and_ends_by_its_id() {
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
 
-        assert!(descendants(std::process::id()).iter().any(|one| one.pid == child.id()));
+        assert!(
+            descendants(std::process::id())
+                .iter()
+                .any(|one| one.pid == child.id())
+        );
         signal(child.id(), "KILL");
 
         assert!(!child.wait().unwrap().success());

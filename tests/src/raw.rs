@@ -35,7 +35,10 @@ pub struct Answer {
 impl Answer {
     /// The value of the first header of this name, given in lower case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
     }
 
     /// The body as JSON, or null where it is none.
@@ -81,7 +84,9 @@ pub struct Wire {
 
 impl std::fmt::Debug for Wire {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Wire").field("buffered", &self.buffer.len()).finish_non_exhaustive()
+        f.debug_struct("Wire")
+            .field("buffered", &self.buffer.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -102,7 +107,11 @@ impl Wire {
             Place::Unix(path) => Box::new(UnixStream::connect(path).await.map_err(refused)?),
         };
         let (reading, writing) = tokio::io::split(stream);
-        Ok(Self { reading, writing, buffer: vec![] })
+        Ok(Self {
+            reading,
+            writing,
+            buffer: vec![],
+        })
     }
 
     /// Sends bytes as they are.
@@ -124,8 +133,17 @@ impl Wire {
     /// Sends `bytes` while it reads one answer for each of `methods`; stops at the first that is not whole.
     ///
     /// An answer may come, and the connection may end, before everything is sent: that is no fault here.
-    pub async fn exchange(&mut self, bytes: &[u8], methods: &[&str], finish: bool) -> Vec<Result<Answer, Broken>> {
-        let Self { reading, writing, buffer } = self;
+    pub async fn exchange(
+        &mut self,
+        bytes: &[u8],
+        methods: &[&str],
+        finish: bool,
+    ) -> Vec<Result<Answer, Broken>> {
+        let Self {
+            reading,
+            writing,
+            buffer,
+        } = self;
         let sending = async {
             let sent = writing.write_all(bytes).await;
             if finish && sent.is_ok() {
@@ -193,7 +211,9 @@ fn place(url: &str) -> Place {
     if let Some(path) = url.strip_prefix("unix:") {
         return Place::Unix(PathBuf::from(path));
     }
-    let rest = url.strip_prefix("http://").unwrap_or_else(|| panic!("not an http URL: {url}"));
+    let rest = url
+        .strip_prefix("http://")
+        .unwrap_or_else(|| panic!("not an http URL: {url}"));
     Place::Tcp(rest.split('/').next().unwrap_or(rest).to_owned())
 }
 
@@ -239,15 +259,23 @@ async fn read_head(reading: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>)
     let text = std::str::from_utf8(&head[..end]).map_err(|_| malformed())?;
     let mut lines = text.split("\r\n");
     let status_line = lines.next().ok_or_else(malformed)?;
-    let rest = status_line.strip_prefix("HTTP/1.1 ").or_else(|| status_line.strip_prefix("HTTP/1.0 "));
-    let status = rest.and_then(|rest| rest.get(..3)?.parse().ok()).ok_or_else(malformed)?;
+    let rest = status_line
+        .strip_prefix("HTTP/1.1 ")
+        .or_else(|| status_line.strip_prefix("HTTP/1.0 "));
+    let status = rest
+        .and_then(|rest| rest.get(..3)?.parse().ok())
+        .ok_or_else(malformed)?;
     let headers = lines
         .map(|line| {
             let (name, value) = line.split_once(':').ok_or_else(malformed)?;
             Ok((name.to_ascii_lowercase(), value.trim().to_owned()))
         })
         .collect::<Result<_, _>>()?;
-    Ok(Answer { status, headers, ..Answer::default() })
+    Ok(Answer {
+        status,
+        headers,
+        ..Answer::default()
+    })
 }
 
 async fn read_body(
@@ -257,12 +285,19 @@ async fn read_body(
     answer: &mut Answer,
 ) -> Result<(), Broken> {
     let all = |name: &str| -> Vec<&str> {
-        answer.headers.iter().filter(|(key, _)| key == name).map(|(_, value)| value.as_str()).collect()
+        answer
+            .headers
+            .iter()
+            .filter(|(key, _)| key == name)
+            .map(|(_, value)| value.as_str())
+            .collect()
     };
     let (lengths, codings) = (all("content-length"), all("transfer-encoding"));
     // Two ways to delimit one answer are one too many.
     if lengths.len() + codings.len() > 1 {
-        return Err(Broken::Malformed(format!("lengths {lengths:?} beside codings {codings:?}")));
+        return Err(Broken::Malformed(format!(
+            "lengths {lengths:?} beside codings {codings:?}"
+        )));
     }
     if method == "HEAD" || matches!(answer.status, 204 | 304) {
         return Ok(());
@@ -275,12 +310,16 @@ async fn read_body(
         return read_chunks(reading, buffer, &mut answer.body).await;
     }
     if let Some(length) = lengths.first() {
-        let length = length.parse().map_err(|_| Broken::Malformed(format!("length {length}")))?;
+        let length = length
+            .parse()
+            .map_err(|_| Broken::Malformed(format!("length {length}")))?;
         answer.body = take(reading, buffer, length).await?;
         return Ok(());
     }
     // Neither: the body ends with the connection, and nothing tells a whole one from a cut one.
-    Err(Broken::Malformed("an answer with a body that only the connection's end delimits".to_owned()))
+    Err(Broken::Malformed(
+        "an answer with a body that only the connection's end delimits".to_owned(),
+    ))
 }
 
 async fn read_chunks(
@@ -310,7 +349,10 @@ async fn take(
 ) -> Result<Vec<u8>, Broken> {
     while buffer.len() < count {
         if !more(reading, buffer).await? {
-            return Err(Broken::Cut(format!("{} of {count} bytes of a body", buffer.len())));
+            return Err(Broken::Cut(format!(
+                "{} of {count} bytes of a body",
+                buffer.len()
+            )));
         }
     }
     Ok(buffer.drain(..count).collect())
@@ -354,7 +396,13 @@ impl Agent {
     ///
     /// [`Broken`] where there is no whole answer.
     pub async fn post(&self, path: &str, json: &str) -> Result<Answer, Broken> {
-        self.call("POST", path, &[("content-type", "application/json")], json.as_bytes()).await
+        self.call(
+            "POST",
+            path,
+            &[("content-type", "application/json")],
+            json.as_bytes(),
+        )
+        .await
     }
 
     /// Any request on a connection of its own.
@@ -420,14 +468,20 @@ mod tests {
 
     #[tokio::test]
     async fn chunks_without_their_end_are_cut() {
-        let answer = read(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", "GET").await;
+        let answer = read(
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+            "GET",
+        )
+        .await;
 
         assert_eq!(answer, Err(Broken::Cut("between chunks".to_owned())));
     }
 
     #[tokio::test]
     async fn an_interim_answer_is_noted_and_passed_over() {
-        let answer = read(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n", "POST").await.unwrap();
+        let answer = read(b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 204 No\r\n\r\n", "POST")
+            .await
+            .unwrap();
 
         assert_eq!((answer.status, answer.interim), (204, vec![100]));
     }
@@ -439,6 +493,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_body_that_only_the_end_delimits_is_refused() {
-        assert!(matches!(read(b"HTTP/1.1 200 OK\r\n\r\nabc", "GET").await, Err(Broken::Malformed(_))));
+        assert!(matches!(
+            read(b"HTTP/1.1 200 OK\r\n\r\nabc", "GET").await,
+            Err(Broken::Malformed(_))
+        ));
     }
 }

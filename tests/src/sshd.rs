@@ -34,7 +34,12 @@ impl Access {
     /// The options of `open` and `run` that go with it.
     pub fn options(&self) -> Vec<String> {
         let path = |path: &Path| path.to_str().expect("temp paths are UTF-8").to_owned();
-        vec!["--identity".into(), path(&self.identity), "--known-hosts".into(), path(&self.known_hosts)]
+        vec![
+            "--identity".into(),
+            path(&self.identity),
+            "--known-hosts".into(),
+            path(&self.known_hosts),
+        ]
     }
 }
 
@@ -89,7 +94,13 @@ impl SshdBuilder {
         fs::copy(&public, &authorized).expect("the public key can be copied");
         fs::set_permissions(&authorized, fs::Permissions::from_mode(0o644)).expect("modes can be set");
         let user = self.made_user.then(TestUser::make);
-        let mut server = Sshd { directory, lines: self.lines, user, port: 0, child: None };
+        let mut server = Sshd {
+            directory,
+            lines: self.lines,
+            user,
+            port: 0,
+            child: None,
+        };
         server.start_on_a_free_port();
         server.write_known_hosts();
         server
@@ -133,7 +144,9 @@ impl Sshd {
 
     /// The name to log in with.
     pub fn user(&self) -> String {
-        self.user.as_ref().map_or_else(user::current, |user| user.name().to_owned())
+        self.user
+            .as_ref()
+            .map_or_else(user::current, |user| user.name().to_owned())
     }
 
     /// The user made for it, if one was.
@@ -148,7 +161,11 @@ impl Sshd {
 
     /// The sshd processes that serve connections: neither the listener nor the commands that they run.
     pub fn sessions(&self) -> Vec<u32> {
-        self.family().into_iter().filter(|one| one.name.starts_with("sshd")).map(|one| one.pid).collect()
+        self.family()
+            .into_iter()
+            .filter(|one| one.name.starts_with("sshd"))
+            .map(|one| one.pid)
+            .collect()
     }
 
     /// Everything that runs below the listener, also commands.
@@ -159,7 +176,10 @@ impl Sshd {
 
     /// What its sessions listen on: the reverse forwards.
     pub fn forwards(&self) -> Vec<SocketAddr> {
-        self.sessions().into_iter().flat_map(processes::listening).collect()
+        self.sessions()
+            .into_iter()
+            .flat_map(processes::listening)
+            .collect()
     }
 
     /// Ends every session at once and leaves the listener: a clean loss of the connection.
@@ -209,7 +229,9 @@ impl Sshd {
     /// If another process has taken the port meanwhile.
     pub fn start_again(&mut self) {
         assert!(self.child.is_none(), "it runs already");
-        eventually_blocking(START_LIMIT, "sshd takes its old port again", || self.try_start().then_some(()));
+        eventually_blocking(START_LIMIT, "sshd takes its old port again", || {
+            self.try_start().then_some(())
+        });
     }
 
     /// Another host key under the same name and port, as after a takeover or a new installation.
@@ -308,7 +330,9 @@ pub(crate) fn free_port() -> u16 {
 
 /// A temporary folder that another user may look into: sshd reads the keys as the user who logs in.
 pub(crate) fn temp_dir_for_all() -> TempDir {
-    let directory = tempfile::Builder::new().prefix("paperclip-bridge-test-").tempdir();
+    let directory = tempfile::Builder::new()
+        .prefix("paperclip-bridge-test-")
+        .tempdir();
     let directory = directory.expect("a temporary folder can be made");
     let mode = fs::Permissions::from_mode(0o755);
     fs::set_permissions(directory.path(), mode).expect("modes can be set");
@@ -334,7 +358,14 @@ mod tests {
         let rest = access.target.strip_prefix("ssh://").unwrap();
         let (user_host, port) = rest.rsplit_once(':').unwrap();
         Command::new("ssh")
-            .args(["-F", "none", "-o", "BatchMode=yes", "-o", "StrictHostKeyChecking=yes"])
+            .args([
+                "-F",
+                "none",
+                "-o",
+                "BatchMode=yes",
+                "-o",
+                "StrictHostKeyChecking=yes",
+            ])
             .arg("-o")
             .arg(format!("UserKnownHostsFile={}", access.known_hosts.display()))
             .arg("-i")
@@ -355,7 +386,13 @@ mod tests {
 
         let output = ssh(&server.access(), "echo hello");
 
-        assert_eq!(output.stdout, b"hello\n", "{}\n{}", String::from_utf8_lossy(&output.stderr), server.log());
+        assert_eq!(
+            output.stdout,
+            b"hello\n",
+            "{}\n{}",
+            String::from_utf8_lossy(&output.stderr),
+            server.log()
+        );
         drop(server);
         assert!(!processes::anyone_listens(port));
     }
@@ -371,7 +408,12 @@ mod tests {
         server.change_host_key();
         let after = ssh(&server.access(), "id -un");
 
-        assert_eq!(String::from_utf8_lossy(&before.stdout).trim(), server.user(), "{}", server.log());
+        assert_eq!(
+            String::from_utf8_lossy(&before.stdout).trim(),
+            server.user(),
+            "{}",
+            server.log()
+        );
         assert!(!after.status.success());
     }
 }

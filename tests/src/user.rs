@@ -30,7 +30,11 @@ static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 /// Why not, as a sentence for [`crate::can_run`].
 pub fn can_be_made() -> Result<(), String> {
     crate::waiting::program("useradd")?;
-    if is_root() { Ok(()) } else { Err("only root can make a user for the test".to_owned()) }
+    if is_root() {
+        Ok(())
+    } else {
+        Err("only root can make a user for the test".to_owned())
+    }
 }
 
 /// Whether the tests run as root.
@@ -54,7 +58,9 @@ impl TestUser {
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let name = format!("pcbt{}n{number}", std::process::id());
         let home = PathBuf::from(format!("/home/{name}"));
-        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = ONE_AT_A_TIME
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         eventually_blocking(Duration::from_secs(20), "useradd makes a user", || {
             let made = Command::new("useradd")
                 .args(["--create-home", "--home-dir"])
@@ -65,7 +71,10 @@ impl TestUser {
             made.status.success().then_some(())
         });
         // Without PAM, sshd takes `!` for a locked account; `*` is one that merely has no password.
-        let unlocked = Command::new("usermod").args(["-p", "*", &name]).status().expect("usermod starts");
+        let unlocked = Command::new("usermod")
+            .args(["-p", "*", &name])
+            .status()
+            .expect("usermod starts");
         assert!(unlocked.success(), "usermod could not unlock {name}");
         let uid = output("id", &["-u", &name]).parse().expect("id prints a number");
         Self { name, uid, home }
@@ -80,7 +89,10 @@ impl TestUser {
         let owner = format!("{}:", self.name);
         for (program, argument) in [("chown", owner.as_str()), ("chmod", "go=")] {
             let status = Command::new(program).args(["-R", argument]).arg(&folder).status();
-            assert!(status.expect("coreutils start").success(), "{program} of the made user's .ssh failed");
+            assert!(
+                status.expect("coreutils start").success(),
+                "{program} of the made user's .ssh failed"
+            );
         }
     }
 
@@ -105,9 +117,13 @@ impl Drop for TestUser {
         for pid in processes::owned_by(self.uid) {
             processes::signal(pid, "KILL");
         }
-        let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _alone = ONE_AT_A_TIME
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         for _ in 0..200 {
-            let gone = Command::new("userdel").args(["--remove", "--force", &self.name]).output();
+            let gone = Command::new("userdel")
+                .args(["--remove", "--force", &self.name])
+                .output();
             // 6: there is no such user any more.
             if gone.is_ok_and(|output| matches!(output.status.code(), Some(0 | 6))) {
                 return;

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How often [`eventually`] looks.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const LOOK_EVERY: Duration = Duration::from_millis(2);
 
 /// Awaits `work`, and panics with `what` once `limit` has passed.
 pub async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {

@@ -121,15 +121,30 @@ impl WorldBuilder {
     ///
     /// How the daemon ended, with what it was to stand on.
     pub async fn try_open(self) -> Result<World, (Place, Finished)> {
-        let upstream = if self.tls { Upstream::start_tls().await } else { Upstream::start().await };
-        let mut command = daemon("open", &self.place, &format!("{}{}", upstream.url(), self.base_path))
-            .args(["--json", "--until-stdin-closes"])
-            .args(self.arguments);
+        let upstream = if self.tls {
+            Upstream::start_tls().await
+        } else {
+            Upstream::start().await
+        };
+        let mut command = daemon(
+            "open",
+            &self.place,
+            &format!("{}{}", upstream.url(), self.base_path),
+        )
+        .args(["--json", "--until-stdin-closes"])
+        .args(self.arguments);
         if let Some(authority) = upstream.authority() {
-            command = command.args([UPSTREAM_CA_OPTION.to_owned(), authority.file().display().to_string()]);
+            command = command.args([
+                UPSTREAM_CA_OPTION.to_owned(),
+                authority.file().display().to_string(),
+            ]);
         }
         match command.open().await {
-            Ok(bridge) => Ok(World { bridge, upstream, place: self.place }),
+            Ok(bridge) => Ok(World {
+                bridge,
+                upstream,
+                place: self.place,
+            }),
             Err(finished) => Err((self.place, finished)),
         }
     }
@@ -175,12 +190,20 @@ impl World {
 
     /// A session at this place.
     pub fn at(place: Place) -> WorldBuilder {
-        WorldBuilder { place, tls: false, arguments: vec![], base_path: String::new() }
+        WorldBuilder {
+            place,
+            tls: false,
+            arguments: vec![],
+            base_path: String::new(),
+        }
     }
 
     /// A caller with the session's URL and token.
     pub fn agent(&self) -> Agent {
-        Agent { url: self.bridge.opened.url.clone(), token: self.bridge.opened.token.clone() }
+        Agent {
+            url: self.bridge.opened.url.clone(),
+            token: self.bridge.opened.token.clone(),
+        }
     }
 
     /// The SSH server.
@@ -202,7 +225,11 @@ impl World {
     /// Where the session's URL has none.
     pub fn port(&self) -> u16 {
         let url = &self.bridge.opened.url;
-        let port = url.trim_end_matches('/').rsplit(':').next().and_then(|port| port.parse().ok());
+        let port = url
+            .trim_end_matches('/')
+            .rsplit(':')
+            .next()
+            .and_then(|port| port.parse().ok());
         port.unwrap_or_else(|| panic!("no port in {url}"))
     }
 
@@ -223,10 +250,17 @@ pub fn assert_headers(seen: &[crate::upstream::Seen]) {
     for request in seen {
         let what = format!("{} {} {:?}", request.method, request.target, request.headers);
         for (name, _) in &request.headers {
-            assert!(UPSTREAM_HEADERS.contains(&name.to_ascii_lowercase().as_str()), "{name} reached it: {what}");
+            assert!(
+                UPSTREAM_HEADERS.contains(&name.to_ascii_lowercase().as_str()),
+                "{name} reached it: {what}"
+            );
         }
         assert_eq!(request.count("authorization"), 1, "{what}");
-        assert_eq!(request.header("authorization"), Some(format!("Bearer {CREDENTIAL}").as_str()), "{what}");
+        assert_eq!(
+            request.header("authorization"),
+            Some(format!("Bearer {CREDENTIAL}").as_str()),
+            "{what}"
+        );
         assert_eq!(request.count("x-paperclip-run-id"), 1, "{what}");
         assert_eq!(request.header("x-paperclip-run-id"), Some(RUN_ID), "{what}");
         assert_eq!(request.count("host"), 1, "{what}");

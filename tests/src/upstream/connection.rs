@@ -20,7 +20,9 @@ pub(crate) async fn serve(
     shared: Arc<Shared>,
 ) {
     // The reset is made on this duplicate's socket, which is the same one below TLS.
-    let Ok(handle) = stream.set_nodelay(true).and_then(|()| duplicate(&stream)) else { return };
+    let Ok(handle) = stream.set_nodelay(true).and_then(|()| duplicate(&stream)) else {
+        return;
+    };
     let ended = match acceptor {
         None => Connection::new(stream, number, shared).run().await,
         Some(acceptor) => match acceptor.accept(stream).await {
@@ -62,7 +64,12 @@ struct Connection<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
     fn new(stream: S, number: usize, shared: Arc<Shared>) -> Self {
-        Self { stream, number, shared, buffer: vec![] }
+        Self {
+            stream,
+            number,
+            shared,
+            buffer: vec![],
+        }
     }
 
     async fn run(mut self) -> io::Result<End> {
@@ -122,7 +129,10 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                         .headers
                         .iter()
                         .map(|header| {
-                            (header.name.to_owned(), String::from_utf8_lossy(header.value).into_owned())
+                            (
+                                header.name.to_owned(),
+                                String::from_utf8_lossy(header.value).into_owned(),
+                            )
                         })
                         .collect(),
                     body: vec![],
@@ -151,7 +161,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Connection<S> {
                     let count = self.buffer.len().min(length).min(left);
                     let bytes: Vec<u8> = self.buffer.drain(..count).collect();
                     left -= count;
-                    *body = if count == length { Body::Done } else { Body::Left(length - count) };
+                    *body = if count == length {
+                        Body::Done
+                    } else {
+                        Body::Left(length - count)
+                    };
                     self.shared.add_body(entry, &bytes, matches!(body, Body::Done));
                 }
                 Body::Chunks => {
@@ -196,8 +210,16 @@ fn body_of(seen: &Seen) -> io::Result<Body> {
     match (seen.count("content-length"), seen.count("transfer-encoding")) {
         (0, 0) => Ok(Body::Done),
         (1, 0) => {
-            let length = seen.header("content-length").unwrap_or_default().parse().map_err(io::Error::other)?;
-            Ok(if length == 0 { Body::Done } else { Body::Left(length) })
+            let length = seen
+                .header("content-length")
+                .unwrap_or_default()
+                .parse()
+                .map_err(io::Error::other)?;
+            Ok(if length == 0 {
+                Body::Done
+            } else {
+                Body::Left(length)
+            })
         }
         (0, 1) if seen.header("transfer-encoding") == Some("chunked") => Ok(Body::Chunks),
         _ => Err(io::Error::other("an ambiguous length reached the upstream")),

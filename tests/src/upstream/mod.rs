@@ -39,12 +39,18 @@ pub struct Seen {
 impl Seen {
     /// The value of the first header of this name, whatever its case.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(key, _)| key.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// How often a header of this name came.
     pub fn count(&self, name: &str) -> usize {
-        self.headers.iter().filter(|(key, _)| key.eq_ignore_ascii_case(name)).count()
+        self.headers
+            .iter()
+            .filter(|(key, _)| key.eq_ignore_ascii_case(name))
+            .count()
     }
 }
 
@@ -99,9 +105,16 @@ impl Upstream {
     }
 
     async fn start_with(authority: Option<Authority>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback has free ports");
+        let listener = TcpListener::bind("127.0.0.1:0")
+            .await
+            .expect("loopback has free ports");
         let address = listener.local_addr().expect("a listener has an address");
-        let mut upstream = Self { address, authority, shared: Arc::default(), serving: None };
+        let mut upstream = Self {
+            address,
+            authority,
+            shared: Arc::default(),
+            serving: None,
+        };
         upstream.serve(listener);
         upstream
     }
@@ -115,7 +128,12 @@ impl Upstream {
             while let Ok((stream, _)) = listener.accept().await {
                 while connections.try_join_next().is_some() {}
                 let number = shared.connections.fetch_add(1, Ordering::Relaxed);
-                connections.spawn(connection::serve(stream, acceptor.clone(), number, Arc::clone(&shared)));
+                connections.spawn(connection::serve(
+                    stream,
+                    acceptor.clone(),
+                    number,
+                    Arc::clone(&shared),
+                ));
             }
         }));
     }
@@ -134,7 +152,9 @@ impl Upstream {
     ///
     /// If somebody else has taken the port meanwhile.
     pub async fn start_again(&mut self) {
-        let listener = TcpListener::bind(self.address).await.expect("the old port is still free");
+        let listener = TcpListener::bind(self.address)
+            .await
+            .expect("the old port is still free");
         self.serve(listener);
     }
 
@@ -149,17 +169,29 @@ impl Upstream {
     }
 
     fn add(&self, rule: Rule) {
-        self.shared.rules.lock().unwrap_or_else(PoisonError::into_inner).push(rule);
+        self.shared
+            .rules
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(rule);
     }
 
     /// Everything seen so far, in the order in which the heads came.
     pub fn seen(&self) -> Vec<Seen> {
-        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.shared
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     /// How many requests have been seen so far.
     pub fn count(&self) -> usize {
-        self.shared.seen.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.shared
+            .seen
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .len()
     }
 
     /// What was seen after the first `mark` requests.
@@ -203,7 +235,10 @@ mod tests {
     use crate::{Agent, Broken};
 
     fn agent(upstream: &Upstream) -> Agent {
-        Agent { url: upstream.url(), token: "t".to_owned() }
+        Agent {
+            url: upstream.url(),
+            token: "t".to_owned(),
+        }
     }
 
     #[tokio::test]
@@ -214,8 +249,14 @@ mod tests {
 
         assert_eq!(answer.status, 200);
         let seen = upstream.seen().remove(0);
-        assert_eq!((seen.method.as_str(), seen.target.as_str()), ("POST", "/a%20b?c=%2F"));
-        assert_eq!((seen.body.as_slice(), seen.whole), (br#"{"x":1}"#.as_slice(), true));
+        assert_eq!(
+            (seen.method.as_str(), seen.target.as_str()),
+            ("POST", "/a%20b?c=%2F")
+        );
+        assert_eq!(
+            (seen.body.as_slice(), seen.whole),
+            (br#"{"x":1}"#.as_slice(), true)
+        );
     }
 
     #[tokio::test]
@@ -237,10 +278,16 @@ mod tests {
     #[tokio::test]
     async fn it_takes_chunks_and_sends_chunks() {
         let upstream = Upstream::start().await;
-        upstream.on("POST", "/c", Script::chunked(200, "application/json", &[b"{\"a\":", b"1}"]));
+        upstream.on(
+            "POST",
+            "/c",
+            Script::chunked(200, "application/json", &[b"{\"a\":", b"1}"]),
+        );
         let mut wire = crate::Wire::connect(&upstream.url()).await.unwrap();
 
-        wire.send(b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n").await.unwrap();
+        wire.send(b"POST /c HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+            .await
+            .unwrap();
         wire.send(b"0\r\n\r\n").await.unwrap();
         let answer = wire.answer("POST").await.unwrap();
 

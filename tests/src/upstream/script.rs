@@ -39,7 +39,9 @@ pub struct Script {
 impl Script {
     /// Exactly these steps.
     pub fn steps(steps: impl IntoIterator<Item = Step>) -> Self {
-        Self { steps: steps.into_iter().collect() }
+        Self {
+            steps: steps.into_iter().collect(),
+        }
     }
 
     /// Reads the body, then sends these bytes.
@@ -81,8 +83,14 @@ impl Script {
 
     /// An event stream: its head at once, then one event for each permit, without end.
     pub fn events(permits: &Arc<Semaphore>, events: &[&str]) -> Self {
-        let headers = [("content-type", "text/event-stream"), ("transfer-encoding", "chunked")];
-        let mut steps = vec![Step::ReadBody, Step::Send(Bytes::from(head(200, &headers) + "\r\n"))];
+        let headers = [
+            ("content-type", "text/event-stream"),
+            ("transfer-encoding", "chunked"),
+        ];
+        let mut steps = vec![
+            Step::ReadBody,
+            Step::Send(Bytes::from(head(200, &headers) + "\r\n")),
+        ];
         for event in events {
             let text = format!("data: {event}\n\n");
             steps.push(Step::Hold(Arc::clone(permits)));
@@ -109,13 +117,22 @@ impl Script {
 
     /// Sends the head of an answer of 10 bytes and never its body.
     pub fn stall_after_head() -> Self {
-        Self::raw(head(200, &[("content-type", "application/json"), ("content-length", "10")]) + "\r\n")
-            .then(Step::Stall)
+        Self::raw(
+            head(
+                200,
+                &[("content-type", "application/json"), ("content-length", "10")],
+            ) + "\r\n",
+        )
+        .then(Step::Stall)
     }
 
     /// Answers as soon as the head is there, reads nothing of the body, and closes.
     pub fn early(status: u16, body: &str) -> Self {
-        let mut script = Self::answer(status, &[("content-type", "application/json"), ("connection", "close")], body.as_bytes());
+        let mut script = Self::answer(
+            status,
+            &[("content-type", "application/json"), ("connection", "close")],
+            body.as_bytes(),
+        );
         script.steps.retain(|step| !matches!(step, Step::ReadBody));
         script.then(Step::Close)
     }
@@ -191,7 +208,12 @@ pub(crate) struct Rule {
 
 impl Rule {
     pub(crate) fn new(method: &str, path: &str, script: Script, times: Option<usize>) -> Self {
-        Self { method: method.to_owned(), path: path.to_owned(), script, times }
+        Self {
+            method: method.to_owned(),
+            path: path.to_owned(),
+            script,
+            times,
+        }
     }
 
     pub(crate) fn fits(&self, method: &str, target: &str) -> bool {

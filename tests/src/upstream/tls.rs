@@ -18,7 +18,9 @@ pub struct Authority {
 
 impl std::fmt::Debug for Authority {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Authority").field("file", &self.file()).finish_non_exhaustive()
+        f.debug_struct("Authority")
+            .field("file", &self.file())
+            .finish_non_exhaustive()
     }
 }
 
@@ -32,7 +34,9 @@ impl Authority {
         let mut params = CertificateParams::new(vec![]).expect("no names are valid names");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let authority_key = KeyPair::generate().expect("keys can be made");
-        let authority = params.self_signed(&authority_key).expect("an authority signs itself");
+        let authority = params
+            .self_signed(&authority_key)
+            .expect("an authority signs itself");
         let directory = tempfile::tempdir().expect("a temporary folder can be made");
         std::fs::write(directory.path().join("ca.pem"), authority.pem()).expect("the folder takes a file");
         let issuer = Issuer::new(params, authority_key);
@@ -48,7 +52,10 @@ impl Authority {
             .with_no_client_auth()
             .with_single_cert(vec![certificate.der().clone()], private)
             .expect("the key fits its certificate");
-        Self { directory, config: Arc::new(config) }
+        Self {
+            directory,
+            config: Arc::new(config),
+        }
     }
 
     /// The authority's certificate as PEM.
