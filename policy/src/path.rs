@@ -400,3 +400,57 @@ const fn raw_fault(byte: u8) -> TargetFault {
         _ => TargetFault::ForbiddenByte,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_parsed_is_what_is_sent() {
+        let target = Target::parse(b"/api/issues/PAP-1?a=%2F?b").expect("canonical");
+
+        assert_eq!(target.as_str(), "/api/issues/PAP-1?a=%2F?b");
+        assert_eq!(target.path(), "/api/issues/PAP-1");
+        assert_eq!(target.query(), Some("a=%2F?b"));
+    }
+
+    #[test]
+    fn an_empty_query_is_not_an_absent_one() {
+        assert_eq!(Target::parse(b"/a?").expect("canonical").query(), Some(""));
+        assert_eq!(Target::parse(b"/a").expect("canonical").query(), None);
+    }
+
+    #[test]
+    fn raw_bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
+        for raw in [&b"/\xFF"[..], b"/a/\xC0\xAE", b"/a?\x80", b"/a\x80?"] {
+            assert_eq!(Target::parse(raw), Err(TargetFault::NonAscii));
+        }
+    }
+
+    #[test]
+    fn every_single_byte_is_either_plain_in_a_path_or_a_fault() {
+        let plain: alloc::vec::Vec<u8> = (0..=255)
+            .filter(|byte| Target::parse(&[b'/', b'a', *byte, b'a']).is_ok())
+            .collect();
+
+        assert_eq!(
+            core::str::from_utf8(&plain),
+            Ok("!$&'()*+,-./0123456789:;=?@ABCDEFGHIJKLMNOPQRSTUVWXYZ_abcdefghijklmnopqrstuvwxyz~")
+        );
+    }
+
+    #[test]
+    fn the_query_never_shows_in_debug_output() {
+        let target = Target::parse(b"/a?token=hunter2").expect("canonical");
+
+        assert!(!std::format!("{target:?}").contains("hunter2"));
+    }
+
+    #[test]
+    fn fault_codes_are_unique() {
+        let codes: alloc::collections::BTreeSet<&str> =
+            TargetFault::ALL.iter().map(|fault| fault.code()).collect();
+
+        assert_eq!(codes.len(), TargetFault::ALL.len());
+    }
+}

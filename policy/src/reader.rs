@@ -69,6 +69,30 @@ impl<'t> Reader<'t> {
         });
     }
 
+    /// Notes a mistake in a text that is itself the string value at `at`.
+    pub(crate) fn mistake_inside(&mut self, at: usize, inner: &Mistake) {
+        let (line, column) = self.position(at);
+        let value = self.text.get(at..).unwrap_or_default();
+        // TOML drops a line break right behind the opening quotes.
+        let dropped = ["\"\"\"\n", "\"\"\"\r\n", "'''\n", "'''\r\n"]
+            .iter()
+            .any(|open| value.starts_with(open));
+        let many_lines = value.starts_with("\"\"\"") || value.starts_with("'''");
+        let line = if many_lines {
+            line + inner.line - 1 + usize::from(dropped)
+        } else {
+            line
+        };
+        if self.found.len() < MAX_MISTAKES {
+            let message = format!("in `rules`: {}", inner.message);
+            self.found.push(Mistake {
+                line,
+                column,
+                message,
+            });
+        }
+    }
+
     /// Line and column of a byte offset, both from 1.
     pub(crate) fn position(&self, at: usize) -> (usize, usize) {
         let before = self.text.get(..at).unwrap_or(self.text);

@@ -401,15 +401,31 @@ impl Rule {
     }
 
     /// Whether this deny rule holds the call back.
-    pub(crate) fn denies(&self, method: Method, parts: &[&str], now_unix: u64) -> bool {
-        let head_as_get = method == Method::Head && self.method == Some(Method::Get);
-        (self.method.is_none() || self.method == Some(method) || head_as_get)
+    fn denies(&self, method: Method, parts: &[&str], now_unix: u64) -> bool {
+        self.covers(method.as_str())
             && self.is_live(now_unix)
             && self.template.matches_broadly(parts)
-            && self
+            && self.meets_constraints(parts)
+    }
+
+    /// Whether the rule is for this method. A deny rule for GET covers HEAD, an allow rule does not.
+    pub(crate) fn covers(&self, method: &str) -> bool {
+        match self.method {
+            None => true,
+            Some(own) if own.as_str() == method => true,
+            Some(own) => self.effect == Effect::Deny && own == Method::Get && method == "HEAD",
+        }
+    }
+
+    /// Whether a path that matches also has the parameter values that the rule is for.
+    pub(crate) fn meets_constraints(&self, parts: &[&str]) -> bool {
+        match self.effect {
+            Effect::Allow => self.broken_constraint(parts).is_none(),
+            Effect::Deny => self
                 .constraints
                 .iter()
-                .all(|constraint| constraint.matches_broadly(&self.template, parts))
+                .all(|each| each.matches_broadly(&self.template, parts)),
+        }
     }
 
     /// The first constraint of this allow rule that the path does not meet.

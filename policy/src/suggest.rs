@@ -46,3 +46,30 @@ pub(crate) fn distance(left: &str, right: &str) -> Option<usize> {
     }
     last.last().copied()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn distances_count_slips_of_the_pen() {
+        for (left, right, slips) in [
+            ("issue", "issue", 0),
+            ("ISSUE", "issue", 0),
+            ("isue", "issue", 1),
+            ("issuee", "issue", 1),
+            ("isseu", "issue", 1),
+            ("", "abc", 3),
+            ("kitten", "sitting", 3),
+        ] {
+            assert_eq!(distance(left, right), Some(slips), "{left} {right}");
+        }
+        assert_eq!(distance(&"a".repeat(65), "a"), None);
+    }
+
+    #[test]
+    fn only_a_near_word_is_suggested() {
+        assert_eq!(nearest("metod", ["path", "method"]), Some("method"));
+        assert_eq!(nearest("colour", ["path", "method"]), None);
+    }
+}
