@@ -14,7 +14,8 @@ use serde::Serialize;
 
 use crate::path::{Target, TargetFault};
 use crate::route::Segments;
-use crate::rules::{Ask, Effect, Rule, RuleView, Rules};
+use crate::rule::{Effect, Rule, RuleView};
+use crate::rules::{Ask, Rules};
 use crate::verdict::{Nearest, RuleId, Verdict, expiry_in_words};
 
 /// Everything worth knowing about one decision. [`fmt::Display`] puts it in words.

@@ -16,7 +16,7 @@ use crate::path::is_segment_byte;
 use crate::rate::RateLimit;
 use crate::reader::{At, Reader};
 use crate::route::Template;
-use crate::rules::{Effect, Method};
+use crate::rule::{Effect, Method};
 use crate::suggest;
 
 /// Most rules of one kind in a file; bounds the cost of a decision.

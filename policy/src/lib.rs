@@ -1,7 +1,7 @@
 //! What a callback may do: the pure decision core of paperclip-bridge.
 //!
 //! Here: the one canonical form of a request target ([`path`]), route templates and rules ([`route`],
-//! [`pack`], [`file`], [`rules`]), the [`verdict`] on a callback and its explanation in words
+//! [`pack`], [`mod@file`], [`rules`]), the [`verdict`] on a callback and its explanation in words
 //! ([`explain`]), header and content-type lists, sizes, Host pins, tokens and rates as values.
 //!
 //! Not here: IO, clocks, threads, randomness. Time and bytes are arguments; `no_std` makes the compiler
@@ -26,6 +26,7 @@ extern crate std;
 
 pub mod path;
 pub mod route;
+pub mod rule;
 pub mod pack;
 pub mod file;
 pub mod rules;
@@ -52,6 +53,7 @@ pub use pack::Pack;
 pub use path::{Target, TargetFault};
 pub use rate::RateLimit;
 pub use route::Template;
+pub use rule::{Effect, Method, RuleView};
 pub use rules::{Ask, Rules};
 pub use size::Limits;
 pub use token::{Token, TokenDigest};

@@ -7,12 +7,16 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 
 use crate::route::{Segment, Segments};
-use crate::rules::{Ask, Found, Method, Rule, Rules};
+use crate::rule::{Method, Rule};
+use crate::rules::{Ask, Found, Rules};
 use crate::suggest;
 use crate::verdict::Nearest;
 
 /// Most values of a constraint that are told.
 const MAX_VALUES: usize = 8;
+
+/// Most rules whose spelling is compared; bounds what a denied caller can make us do.
+const MAX_COMPARED: usize = 256;
 
 /// The nearest allowed route, the likeliest kind of slip first.
 pub(crate) fn route(rules: &Rules, ask: &Ask<'_>) -> Option<Nearest> {
@@ -92,6 +96,7 @@ fn spelling(rules: &Rules, method: Method, parts: &[&str], now_unix: u64) -> Opt
         rule.method == Some(method) && rule.is_live(now_unix) && rule.template.segments().len() == parts.len()
     });
     candidates
+        .take(MAX_COMPARED)
         .filter_map(|rule| Some((misspelling(rule, parts)?, rule)))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, rule)| Nearest::Spelling {
@@ -112,6 +117,5 @@ fn misspelling(rule: &Rule, parts: &[&str]) -> Option<usize> {
     let [(Segment::Literal(text), part)] = differing.as_slice() else {
         return None;
     };
-    suggest::nearest(part, [&**text])?;
-    suggest::distance(part, text)
+    suggest::slips(part, text)
 }

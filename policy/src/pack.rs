@@ -1,7 +1,7 @@
 //! Route packs: what each Paperclip release lets cross its bridge, as data.
 //!
 //! Here: [`Pack`], one of the lists under `policy/packs/`, embedded in the program.
-//! Not here: the operator's own rules ([`crate::file`]) and how both are matched ([`crate::rules`]).
+//! Not here: the operator's own rules ([`mod@crate::file`]) and how both are matched ([`crate::rules`]).
 
 use alloc::string::{String, ToString};
 use alloc::vec::Vec;
@@ -10,7 +10,7 @@ use core::fmt;
 use crate::mistakes::Mistakes;
 use crate::reader::Reader;
 use crate::route::Template;
-use crate::rules::Method;
+use crate::rule::Method;
 
 /// A named route list, such as `paperclip-2026.916`.
 #[derive(Clone, Copy, PartialEq, Eq)]

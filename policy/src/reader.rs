@@ -1,7 +1,7 @@
 //! Reading TOML so that every mistake is found, each at its line.
 //!
 //! Here: [`Reader`], typed access to parsed tables that notes mistakes and goes on. serde would stop at
-//! the first. Not here: what the keys mean ([`crate::file`], [`crate::pack`], [`crate::cases`]).
+//! the first. Not here: what the keys mean ([`mod@crate::file`], [`crate::pack`], [`crate::cases`]).
 
 use alloc::format;
 use alloc::string::{String, ToString};
@@ -12,7 +12,7 @@ use toml::de::{DeTable, DeValue};
 
 use crate::mistakes::{Mistake, Mistakes};
 use crate::route::Template;
-use crate::rules::Method;
+use crate::rule::Method;
 use crate::suggest;
 use crate::time;
 

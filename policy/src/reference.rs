@@ -8,7 +8,8 @@ use alloc::format;
 use alloc::string::String;
 use alloc::vec::Vec;
 
-use crate::rules::{Effect, RuleView, Rules};
+use crate::rule::{Effect, RuleView};
+use crate::rules::Rules;
 
 /// Whether `raw` is a request target in canonical form.
 #[must_use]

@@ -7,18 +7,25 @@ const LONGEST: usize = 64;
 
 /// The nearest of `known` to `word`, if it is near enough to be a slip of the pen.
 pub(crate) fn nearest<'k>(word: &str, known: impl IntoIterator<Item = &'k str>) -> Option<&'k str> {
-    let limit = (word.len() / 3).clamp(1, 3);
     known
         .into_iter()
-        .filter_map(|candidate| Some((distance(word, candidate)?, candidate)))
-        .filter(|(distance, _)| *distance <= limit)
-        .min_by_key(|(distance, _)| *distance)
+        .filter_map(|candidate| Some((slips(word, candidate)?, candidate)))
+        .min_by_key(|(slips, _)| *slips)
         .map(|(_, candidate)| candidate)
+}
+
+/// How many slips of the pen turn `word` into `meant`; `None` when they are too many to be slips.
+pub(crate) fn slips(word: &str, meant: &str) -> Option<usize> {
+    let limit = (word.len() / 3).clamp(1, 3);
+    if word.len().abs_diff(meant.len()) > limit {
+        return None;
+    }
+    distance(word, meant).filter(|distance| *distance <= limit)
 }
 
 /// Insertions, removals, replacements and swaps of neighbours that turn `left` into `right`, ASCII case
 /// ignored; `None` for words longer than [`LONGEST`].
-pub(crate) fn distance(left: &str, right: &str) -> Option<usize> {
+fn distance(left: &str, right: &str) -> Option<usize> {
     if left.len() > LONGEST || right.len() > LONGEST {
         return None;
     }

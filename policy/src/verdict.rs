@@ -9,7 +9,7 @@ use alloc::sync::Arc;
 use alloc::vec::Vec;
 use core::fmt;
 
-use crate::rules::{Method, Rule};
+use crate::rule::{Method, Rule};
 use crate::time;
 
 /// Allow with the rule, or deny with the reason.

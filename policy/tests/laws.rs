@@ -5,6 +5,7 @@ use policy::{Ask, PackChoice, PolicyFile, Rules, Target, Template, reference};
 use proptest::prelude::*;
 use proptest::sample::select;
 
+const RULE_METHODS: &[&str] = &["GET", "HEAD", "POST", "PATCH", "DELETE"];
 const METHODS: &[&str] = &["GET", "HEAD", "POST", "PATCH", "DELETE", "get", "TRACE"];
 /// Text that a target is put together from; much of it is near the edge of the canonical form.
 const TARGET_PIECES: &[&str] = &[
@@ -106,7 +107,7 @@ fn template() -> impl Strategy<Value = String> {
 prop_compose! {
     fn rule(kind: &'static str)(
         template in template(),
-        method in select(&METHODS[..5]),
+        method in select(RULE_METHODS),
         values in prop::option::weighted(0.4, prop::collection::vec(select(VALUES), 1..3)),
         expires in prop::option::weighted(0.3, 0_u32..60),
         any_method in prop::bool::weighted(0.3),

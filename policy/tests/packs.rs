@@ -1,7 +1,6 @@
 //! The packs as shipped.
 
-use policy::rules::Method;
-use policy::{Pack, Rules};
+use policy::{Method, Pack, Rules};
 
 #[test]
 fn each_pack_has_as_many_routes_as_its_release() {
