@@ -1,1 +1,22 @@
-//! Whole-program tests.
+//! Whole-program tests: the real daemon, real SSH servers, a scripted upstream.
+//!
+//! Every test starts what it needs and ends it. One that cannot run where it stands prints `SKIPPED:` and why, and
+//! fails instead where `PAPERCLIP_BRIDGE_TESTS_MUST_RUN=1` is set.
+
+mod first_call;
+mod exit_codes;
+mod denial;
+mod http1;
+mod upstreams;
+mod outcomes;
+mod forwarding;
+mod connection_loss;
+mod stalled_uploads;
+mod attacks;
+
+use paperclip_bridge_tests::sshd;
+
+/// Whether a test over SSH can run; says so where it cannot.
+fn ssh_can_run() -> bool {
+    paperclip_bridge_tests::can_run(sshd::here())
+}

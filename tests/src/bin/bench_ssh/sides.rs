@@ -34,7 +34,7 @@ enum Kind {
         bridge: Box<Bridge>,
         _directory: TempDir,
     },
-    Rival(Rival),
+    Rival(Box<Rival>),
 }
 
 #[derive(Debug)]
@@ -167,9 +167,12 @@ impl Side {
 
 impl Drop for Rival {
     fn drop(&mut self) {
-        // The workers would outlive a master that was killed.
-        for pid in self.nginx.id().map(processes::descendants).unwrap_or_default() {
-            processes::signal(pid.pid, "KILL");
+        // The workers outlive a master that was killed, and a master that was not replaces its workers.
+        let Some(master) = self.nginx.id() else { return };
+        let workers = processes::descendants(master);
+        processes::signal(master, "KILL");
+        for worker in workers {
+            processes::signal(worker.pid, "KILL");
         }
     }
 }
