@@ -62,7 +62,15 @@ fn read(path: &str) -> String {
 fn metadata() -> Value {
     let output = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()))
         // Packages of other platforms were not downloaded by the build and are not needed here.
-        .args(["metadata", "--format-version", "1", "--locked", "--offline", "--filter-platform", &host()])
+        .args([
+            "metadata",
+            "--format-version",
+            "1",
+            "--locked",
+            "--offline",
+            "--filter-platform",
+            &host(),
+        ])
         .current_dir(root())
         .output()
         .expect("cargo starts");

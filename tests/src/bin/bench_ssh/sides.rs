@@ -112,11 +112,11 @@ impl Side {
             url: format!("http://127.0.0.1:{forwarded}"),
             token: TOKEN.to_owned(),
         };
-        let kind = Kind::Rival(Rival {
+        let kind = Kind::Rival(Box::new(Rival {
             ssh,
             nginx,
             _directory: directory,
-        });
+        }));
         Self { agent, kind }.after_first_answer(started).await
     }
 
