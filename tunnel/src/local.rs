@@ -1,1 +1,238 @@
-//! Placeholder.
+//! The tunnel `local`: a listener on the daemon's own machine, for agents that run there too.
+//!
+//! Here: a loopback TCP port, or a unix socket that only the daemon's user can open. Not here: who may call; each
+//! stream is answered as any other.
+
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use tokio::net::{TcpListener, UnixListener, UnixStream};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::{AgentStream, ByteStream, Callbacks, Listening, Status, StatusReporter, Tunnel, TunnelEnd};
+
+/// Streams of one session at the same time; a further one waits in the kernel's queue.
+const MAX_STREAMS: usize = 512;
+
+/// Serves agents on this machine.
+#[derive(Debug)]
+pub struct Local {
+    unix: Option<PathBuf>,
+}
+
+impl Local {
+    /// On 127.0.0.1, on a port that the system chooses.
+    #[must_use]
+    pub fn tcp() -> Self {
+        Self { unix: None }
+    }
+
+    /// On a unix socket of this path, mode 0600. A socket there that nobody serves is replaced, anything else refused.
+    #[must_use]
+    pub fn unix(path: PathBuf) -> Self {
+        Self { unix: Some(path) }
+    }
+}
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener, SocketFile),
+}
+
+/// Removes the socket's file when the tunnel ends, by whatever way.
+#[derive(Debug)]
+struct SocketFile(PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_file(&self.0) {
+            tracing::debug!(path = %self.0.display(), %error, "the socket was gone already");
+        }
+    }
+}
+
+impl Listener {
+    async fn bind(unix: Option<PathBuf>) -> io::Result<(Self, Listening)> {
+        let Some(path) = unix else {
+            let listener = TcpListener::bind("127.0.0.1:0").await?;
+            let port = listener.local_addr()?.port();
+            return Ok((Self::Tcp(listener), Listening::Tcp { port }));
+        };
+        clear_stale(&path).await?;
+        // Bound beside its place and moved there once only its owner can open it.
+        let hidden = path.with_extension(format!("{}.new", std::process::id()));
+        let listener = UnixListener::bind(&hidden)?;
+        let mut file = SocketFile(hidden);
+        std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&file.0, &path)?;
+        file.0.clone_from(&path);
+        Ok((Self::Unix(listener, file), Listening::Unix { path }))
+    }
+
+    async fn accept(&self) -> io::Result<Box<dyn ByteStream>> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, _) = listener.accept().await?;
+                stream.set_nodelay(true)?;
+                Ok(Box::new(stream))
+            }
+            Self::Unix(listener, _) => Ok(Box::new(listener.accept().await?.0)),
+        }
+    }
+}
+
+/// Makes room for a socket: only a socket that nobody serves any more is removed.
+async fn clear_stale(path: &Path) -> io::Result<()> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(metadata) => metadata.file_type(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    if !kind.is_socket() {
+        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket lies there"));
+    }
+    match UnixStream::connect(path).await {
+        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket")),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
+        Err(error) => Err(error),
+    }
+}
+
+impl Tunnel for Local {
+    fn serve(
+        self: Box<Self>,
+        callbacks: Arc<dyn Callbacks>,
+        status: StatusReporter,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, TunnelEnd> {
+        serve(self.unix, callbacks, status, stop).boxed()
+    }
+
+    fn name(&self) -> &'static str {
+        "local"
+    }
+}
+
+async fn serve(
+    unix: Option<PathBuf>,
+    callbacks: Arc<dyn Callbacks>,
+    status: StatusReporter,
+    stop: CancellationToken,
+) -> TunnelEnd {
+    let place = unix.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |path| path.display().to_string());
+    let (listener, listening) = match Listener::bind(unix).await {
+        Ok(bound) => bound,
+        Err(error) => {
+            return TunnelEnd::Refused { reason: "listen_failed", detail: format!("cannot listen on {place}: {error}") };
+        }
+    };
+    status.set(Status::Ready { listening: listening.clone(), verified_loopback: Some(true) });
+    let mut streams = JoinSet::new();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return TunnelEnd::Stopped,
+            Some(_) = streams.join_next(), if !streams.is_empty() => {}
+            accepted = listener.accept(), if streams.len() < MAX_STREAMS => match accepted {
+                Ok(bytes) => {
+                    let stream = AgentStream { bytes, listening: listening.clone() };
+                    drop(streams.spawn(callbacks.serve_stream(stream)));
+                }
+                Err(error) => {
+                    // Out of descriptors, most likely: those in use must come back first.
+                    tracing::warn!(%error, "cannot take a connection now");
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                }
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
+
+    use super::*;
+
+    #[derive(Debug)]
+    struct Echo;
+
+    impl Callbacks for Echo {
+        fn serve_stream(&self, stream: AgentStream) -> BoxFuture<'static, ()> {
+            async move {
+                let (mut reading, mut writing) = tokio::io::split(stream.bytes);
+                let _ = tokio::io::copy(&mut reading, &mut writing).await;
+                let _ = writing.shutdown().await;
+            }
+            .boxed()
+        }
+    }
+
+    async fn started(tunnel: Local) -> (Listening, CancellationToken, tokio::task::JoinHandle<TunnelEnd>) {
+        let (reporter, mut status) = StatusReporter::new();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(Box::new(tunnel).serve(Arc::new(Echo), reporter, stop.clone()));
+        let ready = status.wait_for(|status| matches!(status, Status::Ready { .. })).await.unwrap().clone();
+        let Status::Ready { listening, .. } = ready else { panic!("not ready") };
+        (listening, stop, task)
+    }
+
+    #[tokio::test]
+    async fn a_port_on_loopback_carries_bytes_and_is_gone_afterwards() {
+        let (listening, stop, task) = started(Local::tcp()).await;
+        let Listening::Tcp { port } = listening else { panic!("no port") };
+        let mut agent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+
+        agent.write_all(b"hello").await.unwrap();
+        agent.shutdown().await.unwrap();
+        let mut back = String::new();
+        agent.read_to_string(&mut back).await.unwrap();
+
+        assert_eq!(back, "hello");
+        stop.cancel();
+        assert!(matches!(task.await.unwrap(), TunnelEnd::Stopped));
+        assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_unix_socket_is_its_owners_alone_and_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (_, stop, task) = started(Local::unix(path.clone())).await;
+
+        let mode = std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
+
+        assert_eq!(mode, 0o600);
+        assert!(UnixStream::connect(&path).await.is_ok());
+        stop.cancel();
+        task.await.unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_stale_socket_is_replaced_and_anything_else_is_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let stale = folder.path().join("stale");
+        drop(std::os::unix::net::UnixListener::bind(&stale).unwrap());
+        let file = folder.path().join("file");
+        std::fs::write(&file, "precious").unwrap();
+        let served = folder.path().join("served");
+        let _held = std::os::unix::net::UnixListener::bind(&served).unwrap();
+
+        let (_, _stop, task) = started(Local::unix(stale)).await;
+        for taken in [file.clone(), served] {
+            let (reporter, _status) = StatusReporter::new();
+            let end = Box::new(Local::unix(taken)).serve(Arc::new(Echo), reporter, CancellationToken::new()).await;
+            assert!(matches!(end, TunnelEnd::Refused { reason: "listen_failed", .. }), "{end:?}");
+        }
+
+        assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");
+        task.abort();
+    }
+}
