@@ -90,8 +90,8 @@ pub fn match_line_applies(line: &Line, subject: &Subject<'_>) -> Result<MatchVer
         }
         let value = value.ok_or_else(|| error(format!("Match {name} has no value")))?;
         let fits = match name.as_str() {
-            "host" => pattern::list_matches(&value.to_ascii_lowercase(), subject.host),
-            "originalhost" => pattern::list_matches(&value.to_ascii_lowercase(), subject.original_host),
+            "host" => host_matches(value, subject.host),
+            "originalhost" => host_matches(value, subject.original_host),
             "user" => pattern::list_matches(value, subject.user),
             "localuser" => pattern::list_matches(value, subject.local_user),
             "exec" | "localnetwork" | "tagged" | "version" | "command" | "sessiontype" => {
@@ -113,4 +113,9 @@ pub fn match_line_applies(line: &Line, subject: &Subject<'_>) -> Result<MatchVer
         ))),
         _ => Ok(verdict),
     }
+}
+
+/// Host names have no case in `Match`, unlike in a `Host` line.
+fn host_matches(list: &str, host: &str) -> bool {
+    pattern::list_matches(&list.to_ascii_lowercase(), &host.to_ascii_lowercase())
 }

@@ -290,7 +290,7 @@ impl KnownHosts {
     /// - `now_unix`: seconds since 1970, for a certificate's validity.
     ///
     /// A host on another port than 22 is looked up as `[host]:port`, and only if nothing is listed for that, as
-    /// `host` alone, as OpenSSH does. A certificate of no listed authority counts as its plain key.
+    /// `host` alone, as OpenSSH does; what is revoked for `host` is so on every port. A certificate of no listed authority counts as its plain key.
     #[must_use]
     pub fn check(
         &self,
@@ -299,14 +299,16 @@ impl KnownHosts {
         now_unix: u64,
     ) -> HostKeyVerdict {
         let verdict = self.check_listed(&name.listed(), name, offered, now_unix);
-        if matches!(verdict, HostKeyVerdict::Unknown { .. }) && name.listed() != name.plain() {
-            let fallback = self.check_listed(&name.plain(), name, offered, now_unix);
-            // Only a clear answer counts: a key of another service on the same host is no mismatch of this one.
-            if matches!(fallback, HostKeyVerdict::Trusted | HostKeyVerdict::Revoked { .. }) {
-                return fallback;
-            }
+        if name.listed() == name.plain() {
+            return verdict;
         }
-        verdict
+        let plain = self.check_listed(&name.plain(), name, offered, now_unix);
+        match (&verdict, &plain) {
+            (_, HostKeyVerdict::Revoked { .. }) => plain,
+            // Only a clear yes counts: a key of another service on the same host is no mismatch of this one.
+            (HostKeyVerdict::Unknown { .. }, HostKeyVerdict::Trusted) => plain,
+            _ => verdict,
+        }
     }
 
     /// Which algorithms the listed keys of this host have.
