@@ -6,15 +6,34 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use policy::{Limits, RateLimit, Rules};
+use http::HeaderValue;
+use policy::{Limits, RateLimit, Rules, Token};
+use runners::local::{BaseEnvironment, LocalRunner};
+use runners::ssh::{SshHost, SshPool, SshRunner};
 use runners::CommandManagedRuntimeRunner;
 use tokio::sync::watch;
-use tunnel::Status;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
+use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
 use uuid::Uuid;
 
+use crate::config::environment;
 use crate::secrets::Secret;
-use crate::upstream::UpstreamSettings;
+use crate::session::budget::Budget;
+use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, target};
+use crate::upstream::{Upstream, UpstreamSettings};
+
+/// From the first attempt to connect until an agent can call, at most.
+const OPENING: Duration = Duration::from_secs(60);
+/// Callbacks under way get so long to end when a session is closed.
+const DRAINING: Duration = Duration::from_secs(5);
+/// The tunnel gets so long to take its listener down; it promises five seconds.
+const TAKING_DOWN: Duration = Duration::from_secs(6);
+/// Beyond the largest body and head, what an agent may have sent before anybody reads it.
+const STREAM_SLACK_BYTES: usize = 256 * 1024;
 
 /// Where the agent runs, as parsed from the operator's words.
 #[derive(Clone, Debug)]
@@ -82,6 +101,8 @@ pub struct SessionRequest {
 }
 
 /// A session that is ready, and everything its owner needs.
+///
+/// Dropped without [`Self::close`], its tunnel is cut off at once, without waiting for anything.
 #[derive(Debug)]
 pub struct OpenSession {
     /// Our name of it.
@@ -89,7 +110,7 @@ pub struct OpenSession {
     /// What the agent calls, such as `http://127.0.0.1:40123`, or `unix:PATH`.
     pub url: String,
     /// The agent's throw-away token; printed once.
-    pub token: policy::Token,
+    pub token: Token,
     /// The tunnel that was taken, such as `ssh-reverse`.
     pub tunnel: &'static str,
     /// The run id that was taken.
@@ -98,23 +119,64 @@ pub struct OpenSession {
     pub runner: Arc<dyn CommandManagedRuntimeRunner>,
     /// Told of every change of the tunnel.
     pub status: watch::Receiver<Status>,
+    session: Arc<Session>,
+    host: Option<Arc<SshHost>>,
+    serving: Serving,
+}
+
+/// The tunnel at work; ends with its owner.
+#[derive(Debug)]
+struct Serving {
+    task: JoinHandle<TunnelEnd>,
+    stop: CancellationToken,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
 }
 
 impl OpenSession {
-    /// What the agent's process is given: the four `PAPERCLIP_*` variables.
+    /// What the agent's process is given: the four `PAPERCLIP_*` variables. `PAPERCLIP_API_KEY` is the token.
     #[must_use]
     pub fn environment(&self) -> BTreeMap<String, String> {
-        BTreeMap::new()
+        [
+            ("PAPERCLIP_API_URL", self.url.as_str()),
+            ("PAPERCLIP_API_KEY", self.token.expose()),
+            ("PAPERCLIP_RUN_ID", self.run_id.as_str()),
+            ("PAPERCLIP_API_BRIDGE_MODE", self.tunnel),
+        ]
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect()
     }
 
-    /// Ends the session in order: no new streams, what is dispatched runs on, the listener on the target is gone.
-    /// Five seconds at most for the tunnel. `Err` holds what may be left behind, one line for the operator.
+    /// Ends the session in order: no new callbacks, those under way get five seconds, the listener on the target is
+    /// taken down, which gets five more.
     ///
     /// # Errors
     ///
-    /// One line saying what may be left on the target.
-    pub async fn close(self) -> Result<(), String> {
-        Ok(())
+    /// One line saying what may be left on the target, or whose outcome was given up.
+    pub async fn close(mut self) -> Result<(), String> {
+        let open = self.session.drain(DRAINING).await;
+        self.serving.stop.cancel();
+        let ended = tokio::time::timeout(TAKING_DOWN, &mut self.serving.task).await;
+        drop(self.runner);
+        if let Some(host) = self.host.take()
+            && Arc::strong_count(&host) == 1
+        {
+            host.close().await;
+        }
+        match ended {
+            Ok(Ok(TunnelEnd::StoppedUnclean(left))) => Err(left),
+            Ok(Ok(TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_)) | Err(_)) if open > 0 => {
+                Err(format!("{open} callbacks were given up while their outcome was open"))
+            }
+            Ok(Ok(TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_))) => Ok(()),
+            Ok(Err(error)) => Err(format!("the tunnel failed: {error}")),
+            Err(_) => Err("the tunnel did not end in time; its listener may still be there".to_owned()),
+        }
     }
 }
 
@@ -138,9 +200,25 @@ pub enum OpenError {
     },
 }
 
-/// Everything that lives as long as the process.
-#[derive(Debug, Default)]
-pub struct App {}
+/// Everything that lives as long as the runtime it is used on: a connection, and all that it carries, stays there.
+#[derive(Debug)]
+pub struct App {
+    ssh: SshPool,
+    bodies: Arc<Budget>,
+}
+
+impl Default for App {
+    fn default() -> Self {
+        Self { ssh: SshPool::default(), bodies: Budget::new(PROCESS_BODY_BYTES) }
+    }
+}
+
+/// What one target needs, before anything is connected.
+struct Placed {
+    runner: Arc<dyn CommandManagedRuntimeRunner>,
+    tunnel: Box<dyn Tunnel>,
+    host: Option<Arc<SshHost>>,
+}
 
 impl App {
     /// Opens a session and waits until an agent can use it.
@@ -148,8 +226,126 @@ impl App {
     /// # Errors
     ///
     /// [`OpenError`], with nothing left on the target.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future cuts what it had begun.
     pub async fn open(&self, request: SessionRequest) -> Result<OpenSession, OpenError> {
-        let _ = request;
-        Err(OpenError::Configuration("not built yet".into()))
+        let configuration = |error: &dyn std::fmt::Display| OpenError::Configuration(error.to_string());
+        let run_id = HeaderValue::from_str(&request.run_id)
+            .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
+        let upstream =
+            Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
+        let placed = self.place(&request)?;
+        let name = placed.tunnel.name();
+        let mut random = [0_u8; 24];
+        getrandom::fill(&mut random)
+            .map_err(|error| OpenError::Configuration(format!("no randomness for a token: {error}")))?;
+        let token = Token::from_random(random);
+        let session = Session::new(SessionParts {
+            run_id,
+            tunnel: name,
+            rules: request.rules,
+            limits: request.limits,
+            rate: request.rate,
+            upstream,
+            token: token.digest(),
+            process_bodies: Arc::clone(&self.bodies),
+        });
+        let (reporter, mut status) = StatusReporter::new();
+        let stop = CancellationToken::new();
+        let task = tokio::spawn(placed.tunnel.serve(session.callbacks(), reporter, stop.clone()));
+        let mut serving = Serving { task, stop };
+        let listening = wait_until_ready(&mut status, &mut serving.task).await?;
+        Ok(OpenSession {
+            id: session.id,
+            url: match listening {
+                Listening::Tcp { port } => format!("http://127.0.0.1:{port}"),
+                Listening::Unix { path } => format!("unix:{}", path.display()),
+            },
+            token,
+            tunnel: name,
+            run_id: request.run_id,
+            runner: placed.runner,
+            status,
+            session,
+            host: placed.host,
+            serving,
+        })
+    }
+
+    fn place(&self, request: &SessionRequest) -> Result<Placed, OpenError> {
+        match (&request.target, &request.tunnel) {
+            (TargetSpec::Local, TunnelChoice::Auto | TunnelChoice::Local) => {
+                let base = BaseEnvironment {
+                    home: environment("HOME").unwrap_or_else(|| "/".into()),
+                    user: environment("USER").unwrap_or_default(),
+                    lang: environment("LANG").unwrap_or_else(|| "C.UTF-8".into()),
+                };
+                let tunnel = match &request.unix_socket {
+                    Some(path) => tunnel::local::Local::unix(path.clone()),
+                    None => tunnel::local::Local::tcp(),
+                };
+                Ok(Placed { runner: Arc::new(LocalRunner::new(base, None)), tunnel: Box::new(tunnel), host: None })
+            }
+            (TargetSpec::Ssh(ssh), TunnelChoice::Auto | TunnelChoice::SshReverse) => {
+                let (settings, notes) = target::ssh_settings(ssh).map_err(OpenError::Configuration)?;
+                for note in notes {
+                    tracing::warn!(note, "ssh_config is not followed in one point");
+                }
+                let host = self.ssh.host(settings);
+                let options = SshReverseOptions {
+                    bind: request.unix_socket.clone().map_or(Bind::Tcp { port: 0 }, |path| Bind::Unix { path }),
+                    allow_exposed: request.allow_exposed_forward,
+                    stream_cap: stream_cap(&request.limits),
+                };
+                Ok(Placed {
+                    runner: Arc::new(SshRunner::new(Arc::clone(&host))),
+                    tunnel: Box::new(SshReverse::new(Arc::clone(&host), options)),
+                    host: Some(host),
+                })
+            }
+            (TargetSpec::Local, TunnelChoice::SshReverse) => {
+                Err(OpenError::Configuration("the target `local` takes no ssh-reverse tunnel".into()))
+            }
+            (TargetSpec::Ssh(_), TunnelChoice::Local) => {
+                Err(OpenError::Configuration("an SSH target takes no local tunnel".into()))
+            }
+        }
+    }
+}
+
+fn stream_cap(limits: &Limits) -> usize {
+    let body = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
+    body.saturating_add(limits.max_head).saturating_add(STREAM_SLACK_BYTES)
+}
+
+async fn wait_until_ready(
+    status: &mut watch::Receiver<Status>,
+    task: &mut JoinHandle<TunnelEnd>,
+) -> Result<Listening, OpenError> {
+    let ready = async {
+        loop {
+            if let Status::Ready { listening, .. } = &*status.borrow_and_update() {
+                return Some(listening.clone());
+            }
+            if status.changed().await.is_err() {
+                return None;
+            }
+        }
+    };
+    tokio::select! {
+        biased;
+        ended = &mut *task => Err(match ended {
+            Ok(TunnelEnd::Refused { reason, detail }) => OpenError::Refused { reason, detail },
+            Ok(TunnelEnd::Unreachable(detail) | TunnelEnd::StoppedUnclean(detail)) => OpenError::Unreachable(detail),
+            Ok(TunnelEnd::Stopped) => OpenError::Unreachable("the tunnel ended before it was ready".into()),
+            Err(error) => OpenError::Unreachable(format!("the tunnel failed: {error}")),
+        }),
+        listening = tokio::time::timeout(OPENING, ready) => match listening {
+            Ok(Some(listening)) => Ok(listening),
+            Ok(None) => Err(OpenError::Unreachable("the tunnel ended before it was ready".into())),
+            Err(_) => Err(OpenError::Unreachable(format!("the tunnel was not ready within {} s", OPENING.as_secs()))),
+        },
     }
 }

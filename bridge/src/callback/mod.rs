@@ -58,3 +58,6 @@ async fn steps(arrived: Arrived, record: &mut Record) -> Result<Response<AnswerB
     let reply = forward::once(admitted).await?;
     Ok(answer::head_and_body(reply))
 }
+
+#[cfg(test)]
+mod tests;

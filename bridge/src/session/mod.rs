@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod ledger;
+pub(crate) mod target;
 
 use std::fmt;
 use std::sync::Arc;

@@ -315,5 +315,3 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 }
 
-#[cfg(test)]
-mod tests;

@@ -1,1 +1,0 @@
-//! The gate behind a real hyper: see callback/tests.rs.
