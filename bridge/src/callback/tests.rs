@@ -267,7 +267,7 @@ async fn an_unread_body_does_not_cost_the_connection() {
 
 #[tokio::test]
 async fn a_chunked_body_is_held_whole_before_anything_is_sent() {
-    let world = world(Shape { limits: Some(Limits { max_body: 10, ..Limits::default() }), ..Shape::default() }, ok).await;
+    let world = world(Shape { limits: Some(Limits { max_body: 11, ..Limits::default() }), ..Shape::default() }, ok).await;
     let head = world.head("POST /api/issues/1/comments", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n");
 
     let good = world.raw(format!("{head}3\r\n{{\"a\r\n4;x=y\r\n\":1}}\r\n0\r\nX-T: 1\r\n\r\n").as_bytes()).await;
@@ -278,7 +278,7 @@ async fn a_chunked_body_is_held_whole_before_anything_is_sent() {
         (format!("{head}3\nabc"), refused(400, "malformed_request")),
         (format!("{head}3\r\nabc\r\n0\r\nHost: x\r\n\r\n"), refused(400, "malformed_request")),
         (format!("{head}3\r\nab"), refused(400, "malformed_request")),
-        (format!("{head}b\r\n01234567890\r\n0\r\n\r\n"), refused(413, "body_too_large")),
+        (format!("{head}c\r\n012345678901\r\n0\r\n\r\n"), refused(413, "body_too_large")),
     ];
     for (bytes, expected) in bad {
         let answer = world.raw(bytes.as_bytes()).await;
@@ -432,7 +432,7 @@ async fn answers_that_cannot_be_relayed_are_told_apart() {
         let answer = world.ask(&format!("GET /api/issues/{path}"), "").await;
         assert!(status(&answer) == expected && answer.ends_with("\r\n\r\n"), "{answer}");
     }
-    assert_eq!(code(&world.post("/api/issues/gzip/comments", "{}").await).0, 200);
+    assert_eq!(status(&world.post("/api/issues/gzip/comments", "{}").await), 200);
 }
 
 #[tokio::test]
@@ -453,11 +453,11 @@ async fn a_session_that_ends_takes_nothing_new() {
 
     let (mut agent, _served) = world.open();
     assert_eq!(world.session.drain(Duration::from_secs(5)).await, 0);
-    agent.write_all(world.head("GET /api/agents/me", "").as_bytes()).await.unwrap();
+    let _ = agent.write_all(world.head("GET /api/agents/me", "").as_bytes()).await;
     let mut answer = Vec::new();
     agent.read_to_end(&mut answer).await.unwrap();
 
-    assert_eq!(answer, b"", "the stream is cut");
+    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 "), "cut, or told so");
     assert_eq!(world.seen(), Vec::<String>::new());
 }
 

@@ -49,9 +49,9 @@ fn messages_in_order_pass_byte_for_byte_however_they_arrive() {
 #[test]
 fn every_ambiguity_is_refused() {
     let table = [
-        ("GET /\r\nHost: h\r\n\r\n", Fault::Version),
+        ("GET /\r\nHost: h\r\n\r\n", Fault::RequestLine),
         ("GET  / HTTP/1.1\r\nHost: h\r\n\r\n", Fault::RequestLine),
-        ("GET / HTTP/1.1 \r\nHost: h\r\n\r\n", Fault::Version),
+        ("GET / HTTP/1.1 \r\nHost: h\r\n\r\n", Fault::HeaderLine),
         ("GET / HTTP/2.0\r\nHost: h\r\n\r\n", Fault::Version),
         ("PRI * HTTP/2.0\r\n\r\n", Fault::Version),
         ("GET / HTTP/1.1\nHost: h\r\n\r\n", Fault::LineEnd),
