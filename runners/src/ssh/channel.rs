@@ -7,14 +7,13 @@
 //! Two habits of russh shape this file. A writer waits for window for ever, also on a channel that has closed: so
 //! every wait also watches the inbox, and has a deadline. And a channel that *we* close first stays in russh's tables
 //! for the life of the connection (about 3.5 KB each): so dropping a stream only ends our direction, and the server
-//! closes; one that it has not closed after five seconds is closed by us after all, and counted.
+//! closes; one that it has not closed after `linger` is closed by us after all, and counted.
 
 use std::fmt;
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -26,9 +25,6 @@ use tokio_util::sync::ReusableBoxFuture;
 
 use super::inbox::{ChannelEnd, Inbox};
 use super::shared::{Farewell, Shared};
-
-/// A write that gets no window for so long is given up.
-pub(super) const WRITE_STALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Most bytes taken over per write: two packets of the usual size.
 const WRITE_CHUNK: usize = 64 * 1024;
@@ -119,15 +115,16 @@ impl ChannelIo {
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let limit = self.shared.limits.write_stall;
         let sleep = self
             .stall
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep(WRITE_STALL_LIMIT)));
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
         if !self.stalled {
             self.stalled = true;
-            sleep.as_mut().reset(Instant::now() + WRITE_STALL_LIMIT);
+            sleep.as_mut().reset(Instant::now() + limit);
         }
         std::task::ready!(sleep.as_mut().poll(cx));
-        let text = format!("the other end took nothing for {WRITE_STALL_LIMIT:?}");
+        let text = format!("the other end took nothing for {limit:?}");
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, text)))
     }
 

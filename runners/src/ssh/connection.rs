@@ -38,7 +38,6 @@ const WORN_OUT_AFTER: u64 = 4_000;
 pub struct Connection {
     shared: Arc<Shared>,
     handle: Arc<Handle<Dispatcher>>,
-    limits: ConnectionLimits,
     /// Session channels in use, against the server's `MaxSessions`.
     sessions: Arc<AtomicUsize>,
     _sweeper: AbortOnDropHandle<()>,
@@ -74,10 +73,16 @@ impl Connection {
         &self.shared
     }
 
+    /// The target in the operator's words.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        &self.shared.target
+    }
+
     /// Deadlines and sizes that it was opened with.
     #[must_use]
     pub fn limits(&self) -> ConnectionLimits {
-        self.limits
+        self.shared.limits
     }
 
     /// Why it ended; `None` while it lives.
@@ -139,7 +144,7 @@ impl Connection {
         let io = self
             .open_channel(async move { handle.channel_open_session().await })
             .await?;
-        io.inbox().set_cap(self.limits.output_cap);
+        io.inbox().set_cap(self.shared.limits.output_cap);
         Ok((io, guard))
     }
 
@@ -152,7 +157,7 @@ impl Connection {
                 .await
         };
         let io = self.open_channel(open).await?;
-        io.inbox().set_cap(self.limits.output_cap);
+        io.inbox().set_cap(self.shared.limits.output_cap);
         Ok(io)
     }
 
@@ -162,7 +167,7 @@ impl Connection {
     ) -> Result<ChannelIo, OpenError> {
         let shared = Arc::clone(&self.shared);
         let (done, opened) = oneshot::channel();
-        let limit = self.limits.request;
+        let limit = self.shared.limits.request;
         // A task of its own: when the caller gives up, the channel that still opens must be let go of again.
         let task = async move {
             let opened = match tokio::time::timeout(limit * 2, open).await {
@@ -240,7 +245,7 @@ impl Connection {
 
     /// russh answers a request when the server does, which may be never.
     async fn answered<T>(&self, request: impl Future<Output = T>) -> Result<T, ForwardError> {
-        let limit = self.limits.request;
+        let limit = self.shared.limits.request;
         tokio::select! {
             answer = tokio::time::timeout(limit, request) => {
                 answer.map_err(|_| ForwardError::Lost(format!("no answer within {limit:?}")))
@@ -316,7 +321,11 @@ async fn open(settings: &ConnectionSettings) -> Result<Arc<Connection>, String> 
         None => None,
     };
     let controls = Arc::new(Controls::default());
-    let shared = Arc::new(Shared::new(settings.target.clone(), Arc::clone(&controls)));
+    let shared = Arc::new(Shared::new(
+        settings.target.clone(),
+        Arc::clone(&controls),
+        limits,
+    ));
     // Whatever fails from here on: the session task that russh may have spawned must end.
     let mut unfinished = EndUnlessKept(Some(Arc::clone(&shared)));
     let socket = dial(settings, via.as_deref(), &controls).await?;
@@ -349,7 +358,6 @@ async fn open(settings: &ConnectionSettings) -> Result<Arc<Connection>, String> 
     Ok(Arc::new(Connection {
         shared,
         handle,
-        limits,
         sessions: Arc::default(),
         _sweeper: AbortOnDropHandle::new(sweeper),
         _via: via,

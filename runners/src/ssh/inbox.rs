@@ -63,6 +63,7 @@ struct State {
     reply: Option<bool>,
     /// Nobody reads any more: what still comes is dropped.
     discard: bool,
+    ignore_stderr: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
 }
@@ -79,6 +80,7 @@ impl Inbox {
                 exit: None,
                 reply: None,
                 discard: false,
+                ignore_stderr: false,
                 reader: None,
                 writer: None,
             }),
@@ -99,7 +101,8 @@ impl Inbox {
     #[must_use]
     pub(super) fn push(&self, stream: OutputStream, bytes: &[u8]) -> bool {
         let mut state = self.lock();
-        if state.discard || state.end.is_some() {
+        let ignored = stream == OutputStream::Stderr && state.ignore_stderr;
+        if state.discard || ignored || state.end.is_some() {
             return true;
         }
         if state.stdout.len() + state.stderr.len() + bytes.len() > state.cap {
@@ -142,6 +145,11 @@ impl Inbox {
         state.discard = true;
         state.stdout = BytesMut::new();
         state.stderr = BytesMut::new();
+    }
+
+    /// Only stdout is wanted.
+    pub(super) fn ignore_stderr(&self) {
+        self.lock().ignore_stderr = true;
     }
 
     pub(super) fn end(&self) -> Option<ChannelEnd> {

@@ -16,9 +16,17 @@ mod auth;
 pub mod connection;
 pub mod channel;
 pub mod forward;
+pub mod exec;
+pub mod backoff;
+pub mod pool;
+pub mod runner;
 
+pub use backoff::Backoff;
 pub use channel::ChannelIo;
 pub use connection::Connection;
+pub use exec::ScriptOutput;
 pub use forward::{Forward, ForwardError};
 pub use inbox::ChannelEnd;
+pub use pool::{SshHost, SshPool};
+pub use runner::SshRunner;
 pub use settings::{ConnectionLimits, ConnectionSettings, HostKeys, Identities};

@@ -70,6 +70,10 @@ pub struct ConnectionLimits {
     pub rekey_bytes: usize,
     /// Bytes of a command's output held for a slow reader.
     pub output_cap: usize,
+    /// A write to a channel that gets no window for so long fails.
+    pub write_stall: Duration,
+    /// How long the server has to close a channel that we have ended, before we close it.
+    pub linger: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -84,6 +88,8 @@ impl Default for ConnectionLimits {
             window_bytes: 16 * 1024 * 1024,
             rekey_bytes: 1 << 30,
             output_cap: 32 * 1024 * 1024,
+            write_stall: Duration::from_secs(60),
+            linger: Duration::from_secs(5),
         }
     }
 }

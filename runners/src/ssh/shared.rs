@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use russh::client::Msg;
 use russh::{ChannelId, ChannelWriteHalf};
@@ -16,10 +15,8 @@ use tokio::time::Instant;
 
 use super::channel::ChannelIo;
 use super::inbox::{ChannelEnd, Inbox};
+use super::settings::ConnectionLimits;
 use super::socket::Controls;
-
-/// How long the server has to close a channel whose our direction has ended.
-pub(super) const LINGER_LIMIT: Duration = Duration::from_secs(5);
 
 /// Where forwarded channels of one listener go.
 #[derive(Debug)]
@@ -60,6 +57,7 @@ struct Lingering {
 pub(super) struct Shared {
     pub(super) target: String,
     pub(super) controls: Arc<Controls>,
+    pub(super) limits: ConnectionLimits,
     channels: Mutex<HashMap<ChannelId, Live>>,
     lingering: AtomicUsize,
     forwards: Mutex<HashMap<ForwardKey, ForwardEntry>>,
@@ -75,10 +73,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    pub(super) fn new(target: String, controls: Arc<Controls>) -> Self {
+    pub(super) fn new(target: String, controls: Arc<Controls>, limits: ConnectionLimits) -> Self {
         Self {
             target,
             controls,
+            limits,
             channels: Mutex::default(),
             lingering: AtomicUsize::new(0),
             forwards: Mutex::default(),
@@ -128,13 +127,13 @@ impl Shared {
         Some(live)
     }
 
-    /// Leaves a channel whose our direction has ended to the server, for [`LINGER_LIMIT`].
+    /// Leaves a channel whose our direction has ended to the server, for the connection's `linger`.
     pub(super) fn linger(&self, id: ChannelId, writer: &Arc<ChannelWriteHalf<Msg>>) {
         if let Some(live) = lock(&self.channels).get_mut(&id)
             && live.lingering.is_none()
         {
             live.lingering = Some(Lingering {
-                until: Instant::now() + LINGER_LIMIT,
+                until: Instant::now() + self.limits.linger,
                 writer: Arc::clone(writer),
             });
             self.lingering.fetch_add(1, Ordering::Relaxed);
