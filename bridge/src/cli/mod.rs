@@ -1,0 +1,250 @@
+//! What an operator types.
+//!
+//! Here: the commands and where each is carried out; clap makes the parser, the help and the completions out of these
+//! definitions. Not here: the work itself; one file a command. Read next: `run.rs`, the main job, and `exit.rs`, how
+//! every command ends.
+
+use std::io::IsTerminal as _;
+
+use clap::error::{ContextKind, ContextValue};
+use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use serde_json::json;
+use tracing::level_filters::LevelFilter;
+
+use crate::app::App;
+use crate::{config, demo, telemetry};
+
+mod run;
+mod open;
+mod opening;
+mod options;
+pub mod target;
+mod policies;
+mod check;
+mod signals;
+mod stdio;
+pub mod exit;
+
+pub use exit::{Exit, Failure};
+pub use stdio::complain;
+
+use stdio::{print, print_json};
+
+/// Gives an agent run a local URL inside its sandbox and carries its calls to the Paperclip API under policy.
+#[derive(Debug, Parser)]
+#[command(
+    name = "paperclip-bridge",
+    version,
+    propagate_version = true,
+    max_term_width = 110,
+    after_help = exit::EXIT_CODES,
+    arg_required_else_help = true,
+    subcommand_required = true
+)]
+pub struct Arguments {
+    #[command(flatten)]
+    log: LogOptions,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Args, Debug)]
+struct LogOptions {
+    /// Form of the log on standard error; auto: pretty on a terminal, else JSON
+    #[arg(long, global = true, value_enum, default_value_t = LogForm::Auto)]
+    log: LogForm,
+    /// Least level that is logged [default: info; demo: error]
+    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    log_level: Option<LogLevel>,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogForm {
+    Auto,
+    Pretty,
+    Json,
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum LogLevel {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show the whole path on this machine, with nothing to set up
+    Demo {
+        /// A JSON object instead of a table
+        #[arg(long)]
+        json: bool,
+    },
+    /// Run COMMAND on TARGET with the API at its side, then leave nothing behind
+    Run(run::RunArguments),
+    /// Open a session on TARGET, print its environment, and serve until told to end
+    Open(open::OpenArguments),
+    /// Check, explain and test policies
+    #[command(subcommand)]
+    Policy(policies::PolicyCommand),
+    /// Check the configuration
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Print the version
+    Version {
+        /// A JSON object instead of text
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print completions for a shell
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check what run and open would be made of, without connecting to anything
+    Check(check::CheckArguments),
+}
+
+impl Arguments {
+    /// Reads the command line of this process.
+    ///
+    /// # Errors
+    ///
+    /// The exit code to end with: help or version was printed, or what is wrong with the command line.
+    pub fn read() -> Result<Self, u8> {
+        Self::try_parse().map_err(|mut error| {
+            hide_secrets(&mut error);
+            // Nowhere else to say it when that fails.
+            let _ = error.print();
+            u8::try_from(error.exit_code()).unwrap_or(Exit::Usage.code())
+        })
+    }
+
+    /// The log that was asked for.
+    #[must_use]
+    pub fn telemetry(&self) -> telemetry::Settings {
+        let terminal = std::io::stderr().is_terminal();
+        let pretty = telemetry::Format::Pretty {
+            colour: terminal && !config::no_colour(),
+        };
+        let format = match self.log.log {
+            LogForm::Auto if terminal => pretty,
+            LogForm::Auto | LogForm::Json => telemetry::Format::Json,
+            LogForm::Pretty => pretty,
+        };
+        let level = match self.log.log_level {
+            // The demo's table says it all; what goes wrong on purpose there would only puzzle.
+            None if matches!(self.command, Command::Demo { .. }) => LevelFilter::ERROR,
+            Some(LogLevel::Error) => LevelFilter::ERROR,
+            Some(LogLevel::Warn) => LevelFilter::WARN,
+            Some(LogLevel::Info) | None => LevelFilter::INFO,
+            Some(LogLevel::Debug) => LevelFilter::DEBUG,
+            Some(LogLevel::Trace) => LevelFilter::TRACE,
+        };
+        telemetry::Settings { format, level }
+    }
+}
+
+/// clap repeats the value it refuses. A password in TARGET, or a credential given in place of a reference to it, would
+/// so end up in a log.
+fn hide_secrets(error: &mut clap::Error) {
+    let about_a_secret = matches!(
+        error.get(ContextKind::InvalidArg),
+        Some(ContextValue::String(argument)) if argument.contains("TARGET") || argument.contains("--credential")
+    );
+    if about_a_secret && error.get(ContextKind::InvalidValue).is_some() {
+        error.insert(ContextKind::InvalidValue, ContextValue::String("…".into()));
+    }
+}
+
+/// Carries out one command line.
+///
+/// # Errors
+///
+/// [`Failure`]: what is wrong, what to do, and the exit code.
+pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
+    let app = App::default();
+    match arguments.command {
+        Command::Demo { json } => play(&app, json).await,
+        Command::Run(arguments) => run::run(&app, arguments).await,
+        Command::Open(arguments) => open::open(&app, arguments).await,
+        Command::Policy(command) => policies::run(command),
+        Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments),
+        Command::Version { json } => version(json),
+        Command::Completions { shell } => completions(shell),
+    }
+}
+
+async fn play(app: &App, json: bool) -> Result<Exit, Failure> {
+    // Boxed: the demo holds a whole sandbox and API.
+    let report = Box::pin(demo::run(app))
+        .await
+        .map_err(|error| Failure::new(Exit::Failed, "the demo could not be shown").because(error))?;
+    if json {
+        print_json(&report.json())?
+    } else {
+        print(&report.text())?
+    }
+    Ok(if report.ok() { Exit::Ok } else { Exit::Failed })
+}
+
+fn version(json: bool) -> Result<Exit, Failure> {
+    let (name, version) = ("paperclip-bridge", env!("CARGO_PKG_VERSION"));
+    if json {
+        let packs: Vec<_> = policy::Pack::all().iter().map(policy::Pack::name).collect();
+        print_json(&json!({ "name": name, "version": version, "packs": packs }))?;
+    } else {
+        print(&format!("{name} {version}\n"))?;
+    }
+    Ok(Exit::Ok)
+}
+
+fn completions(shell: clap_complete::Shell) -> Result<Exit, Failure> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "paperclip-bridge", &mut script);
+    print(&String::from_utf8_lossy(&script))?;
+    Ok(Exit::Ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definition_of_the_command_line_holds_together() {
+        Arguments::command().debug_assert();
+    }
+
+    #[test]
+    fn a_secret_given_in_the_wrong_place_is_not_repeated() {
+        for arguments in [
+            [
+                "paperclip-bridge",
+                "run",
+                "local",
+                "--credential",
+                "pk_live_1",
+                "--",
+                "true",
+            ]
+            .as_slice(),
+            &["paperclip-bridge", "open", "ssh://me:pk_live_1@host"],
+        ] {
+            let mut error = Arguments::try_parse_from(arguments).unwrap_err();
+            assert!(
+                error.to_string().contains("pk_live_1"),
+                "clap no longer repeats values: {error}"
+            );
+
+            hide_secrets(&mut error);
+
+            assert!(!error.to_string().contains("pk_live_1"), "{error}");
+        }
+    }
+}

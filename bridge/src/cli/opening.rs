@@ -1,0 +1,106 @@
+//! From options to a session that is ready; `run` and `open` start here.
+//!
+//! Here: the order of the checks and their exit codes, and the watch on the tunnel's status. Not here: what the session
+//! is then used for.
+
+use tokio::sync::watch;
+use tunnel::{Listening, Status};
+
+use crate::app::{App, OpenError, OpenSession};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::options::SessionOptions;
+use crate::cli::signals::Signals;
+
+/// Opens the session that the options ask for.
+///
+/// # Errors
+///
+/// Code 2 or 3 before anything is connected to; 4 when upstream or target is not reachable or refuses; 1 when a signal
+/// came first.
+pub(crate) async fn open(
+    app: &App,
+    options: &SessionOptions,
+    signals: &mut Signals,
+) -> Result<OpenSession, Failure> {
+    let request = options.request()?;
+    if !options.no_upstream_check {
+        request.upstream.probe().await.map_err(|reason| {
+            Failure::new(Exit::Unreachable, reason).hint(
+                "start the Paperclip API or point --upstream at it; --no-upstream-check opens the session all the same",
+            )
+        })?;
+    }
+    // Boxed: opening is by far the largest future here.
+    let opening = Box::pin(app.open(request));
+    tokio::select! {
+        opened = opening => opened.map_err(failure),
+        ending = signals.next() => {
+            Err(Failure::new(Exit::Failed, format!("interrupted by signal {} before the session was open", ending.number())))
+        }
+    }
+}
+
+fn failure(error: OpenError) -> Failure {
+    let exit = match &error {
+        OpenError::Configuration(_) => Exit::Configuration,
+        OpenError::Unreachable(_) | OpenError::Refused { .. } => Exit::Unreachable,
+    };
+    match error {
+        OpenError::Refused { reason, detail } => {
+            Failure::new(exit, format!("the target refuses what is needed ({reason})")).hint(detail)
+        }
+        OpenError::Configuration(text) | OpenError::Unreachable(text) => Failure::new(exit, text),
+    }
+}
+
+/// Logs every change of the tunnel until it is over for good.
+///
+/// Cancel safe. Returns when nobody can report a change any more, that is, when the tunnel has ended.
+pub(crate) async fn watch(mut status: watch::Receiver<Status>) {
+    loop {
+        log_status(&status.borrow_and_update());
+        if status.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+fn log_status(status: &Status) {
+    match status {
+        Status::Starting => tracing::debug!("tunnel starting"),
+        Status::Ready {
+            listening,
+            verified_loopback,
+        } => {
+            let place = match listening {
+                Listening::Tcp { port } => format!("port {port}"),
+                Listening::Unix { path } => format!("unix socket {}", path.display()),
+            };
+            match verified_loopback {
+                Some(true) => tracing::info!(listening = place, loopback = "verified", "tunnel ready"),
+                Some(false) => {
+                    tracing::warn!(
+                        listening = place,
+                        loopback = "no",
+                        "tunnel ready and reachable from other machines"
+                    );
+                }
+                None => tracing::info!(listening = place, loopback = "unverified", "tunnel ready"),
+            }
+        }
+        Status::Reconnecting { reason, detail } => tracing::warn!(reason, detail, "tunnel reconnecting"),
+        Status::Degraded { reason, detail } => tracing::warn!(reason, detail, "tunnel degraded"),
+    }
+}
+
+/// Ends the session in order and says what may be left behind.
+///
+/// # Errors
+///
+/// Code 1 with the text that says so.
+pub(crate) async fn close(session: OpenSession) -> Result<(), Failure> {
+    session.close().await.map_err(|left| {
+        Failure::new(Exit::Failed, format!("the session did not end cleanly: {left}"))
+            .hint("check the target for a listener that is still there; its token is void")
+    })
+}

@@ -1,0 +1,327 @@
+//! What `run` and `open` have in common: the options of a session, and what they are turned into.
+//!
+//! Here: each option once, its reading and its checks; [`SessionOptions::request`] makes the [`SessionRequest`]. Not
+//! here: TARGET (`target.rs`), what policy files say (`policy.rs`), what happens with the session (`run.rs`, `open.rs`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use clap::{Args, ValueEnum};
+use policy::{Limits, RateLimit};
+
+use crate::app::{SessionRequest, SshTarget, TargetSpec, TunnelChoice};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::{policies, target};
+use crate::config;
+use crate::secrets::{Secret, SecretRef};
+use crate::upstream::UpstreamSettings;
+
+/// The options of a session.
+#[derive(Args, Debug)]
+pub(crate) struct SessionOptions {
+    /// Where the agent runs: ssh://user@host[:port][/dir], an ssh_config alias, or `local`
+    #[arg(value_name = "TARGET", value_parser = target::parse)]
+    pub(crate) target: TargetSpec,
+
+    #[command(flatten)]
+    pub(crate) upstream: UpstreamOptions,
+
+    /// Open although the upstream does not answer a connection attempt
+    #[arg(long)]
+    pub(crate) no_upstream_check: bool,
+
+    /// Id of the run, sent upstream as x-paperclip-run-id [default: a fresh UUIDv7]
+    #[arg(long, value_name = "ID", value_parser = run_id)]
+    pub(crate) run_id: Option<String>,
+
+    #[command(flatten)]
+    pub(crate) policy: policies::PolicyOptions,
+
+    /// How calls travel back
+    #[arg(long, value_enum, default_value_t = TunnelName::Auto)]
+    pub(crate) tunnel: TunnelName,
+
+    /// Shell for commands on the target
+    #[arg(long, value_enum, default_value_t = ShellName::Sh)]
+    pub(crate) shell: ShellName,
+
+    /// Largest body each way, such as 512KiB or 10MiB [default: the policy file's, else 10 MiB + 64 KiB]
+    #[arg(long, value_name = "SIZE", value_parser = size)]
+    pub(crate) max_body: Option<u64>,
+
+    /// Most calls over time: COUNT/UNIT[:BURST], such as 20/s, 20/s:40 or 600/m [default: no limit]
+    #[arg(long, value_name = "RATE")]
+    pub(crate) rate: Option<RateLimit>,
+
+    #[command(flatten)]
+    pub(crate) ssh: SshOptions,
+
+    /// Listen on a unix socket of this path on the target instead of a port
+    #[arg(long, value_name = "PATH", value_parser = socket_path)]
+    pub(crate) unix_socket: Option<PathBuf>,
+
+    /// Go on although the target's sshd makes the listener reachable from other machines
+    #[arg(long)]
+    pub(crate) allow_exposed_forward: bool,
+}
+
+/// Where the Paperclip API is and what proves us to it.
+#[derive(Args, Debug)]
+pub(crate) struct UpstreamOptions {
+    /// The Paperclip API [default: $PAPERCLIP_API_URL, else http://127.0.0.1:3100]
+    #[arg(long, value_name = "URL")]
+    pub(crate) upstream: Option<String>,
+
+    /// Where the API credential is found: env:NAME or file:PATH, never the value itself
+    #[arg(long, value_name = "REFERENCE", default_value = config::DEFAULT_CREDENTIAL)]
+    pub(crate) credential: SecretRef,
+
+    /// Trust the certificates in this PEM file for an https upstream, instead of the system's
+    #[arg(long, value_name = "FILE")]
+    pub(crate) upstream_ca: Option<PathBuf>,
+}
+
+/// How an SSH target is logged in to.
+#[derive(Args, Debug)]
+pub(crate) struct SshOptions {
+    /// Private key for an SSH target, instead of those of ssh_config; may be repeated
+    #[arg(long, value_name = "FILE")]
+    pub(crate) identity: Vec<PathBuf>,
+
+    /// Host keys of SSH targets, instead of those of ssh_config
+    #[arg(long, value_name = "FILE")]
+    pub(crate) known_hosts: Option<PathBuf>,
+}
+
+/// Tunnels by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TunnelName {
+    /// The best that works on the target
+    Auto,
+    /// The target's sshd listens
+    SshReverse,
+    /// A listener on this machine
+    Local,
+}
+
+/// Shells by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum ShellName {
+    /// POSIX shell
+    Sh,
+    /// GNU Bash
+    Bash,
+}
+
+impl ShellName {
+    pub(crate) const fn shell(self) -> runners::Shell {
+        match self {
+            Self::Sh => runners::Shell::Sh,
+            Self::Bash => runners::Shell::Bash,
+        }
+    }
+}
+
+impl UpstreamOptions {
+    /// The upstream in force.
+    pub(crate) fn settings(&self) -> Result<UpstreamSettings, Failure> {
+        let choice = config::upstream(self.upstream.as_deref(), &config::environment);
+        UpstreamSettings::parse(&choice.url, self.upstream_ca.clone()).map_err(|error| {
+            Failure::new(
+                Exit::Configuration,
+                format!("the upstream given by {} cannot be used", choice.said_by),
+            )
+            .because(error)
+        })
+    }
+
+    /// The credential itself.
+    pub(crate) fn credential(&self) -> Result<Secret, Failure> {
+        self.credential.resolve(&config::environment).map_err(|error| {
+            Failure::new(Exit::Configuration, "no credential for the Paperclip API").because(error).hint(
+                "export PAPERCLIP_API_KEY, or name where it is found: --credential env:NAME or --credential file:PATH",
+            )
+        })
+    }
+}
+
+impl SessionOptions {
+    /// Everything checked that can be checked without a connection.
+    ///
+    /// # Errors
+    ///
+    /// Code 2 for options that contradict the target, code 3 for what is missing or wrong.
+    pub(crate) fn request(&self) -> Result<SessionRequest, Failure> {
+        let target = self.target_with_options()?;
+        let credential = self.upstream.credential()?;
+        let upstream = self.upstream.settings()?;
+        let policies::Loaded { rules, limits } = self.policy.load()?;
+        let mut sizes = Limits::default().with_file(&limits);
+        if let Some(bytes) = self.max_body {
+            sizes.max_body = bytes;
+        }
+        Ok(SessionRequest {
+            target,
+            upstream,
+            credential,
+            run_id: config::run_id(self.run_id.as_deref()),
+            rules: Arc::new(rules),
+            limits: sizes,
+            rate: self.rate.or(limits.rate),
+            tunnel: match self.tunnel {
+                TunnelName::Auto => TunnelChoice::Auto,
+                TunnelName::SshReverse => TunnelChoice::SshReverse,
+                TunnelName::Local => TunnelChoice::Local,
+            },
+            unix_socket: self.unix_socket.clone(),
+            allow_exposed_forward: self.allow_exposed_forward,
+            shell: self.shell.shell(),
+        })
+    }
+
+    fn target_with_options(&self) -> Result<TargetSpec, Failure> {
+        let usage = |what: &str| Err(Failure::new(Exit::Usage, what));
+        match &self.target {
+            TargetSpec::Local => {
+                if self.tunnel == TunnelName::SshReverse {
+                    return usage("--tunnel ssh-reverse needs an SSH target; `local` takes --tunnel local");
+                }
+                if !self.ssh.identity.is_empty()
+                    || self.ssh.known_hosts.is_some()
+                    || self.allow_exposed_forward
+                {
+                    return usage(
+                        "--identity, --known-hosts and --allow-exposed-forward are for SSH targets only",
+                    );
+                }
+                Ok(TargetSpec::Local)
+            }
+            TargetSpec::Ssh(target) => {
+                if self.tunnel == TunnelName::Local {
+                    return usage(
+                        "--tunnel local serves only the target `local`; an SSH target takes --tunnel ssh-reverse",
+                    );
+                }
+                self.ssh.check()?;
+                Ok(TargetSpec::Ssh(SshTarget {
+                    identities: self.ssh.identity.clone(),
+                    known_hosts: self.ssh.known_hosts.clone(),
+                    ..target.clone()
+                }))
+            }
+        }
+    }
+}
+
+impl SshOptions {
+    /// Each named file can be read.
+    pub(crate) fn check(&self) -> Result<(), Failure> {
+        let named = self.identity.iter().map(|path| ("--identity", path));
+        for (option, path) in named.chain(self.known_hosts.iter().map(|path| ("--known-hosts", path))) {
+            std::fs::File::open(path).map_err(|error| {
+                Failure::new(
+                    Exit::Configuration,
+                    format!("cannot read the file of {option}, {}", path.display()),
+                )
+                .because(error)
+            })?;
+        }
+        Ok(())
+    }
+}
+
+/// Largest `--max-body`: one body may not need more than a session may hold of all bodies together.
+const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+
+/// Reads `10MiB`, `512KiB` or a plain number of bytes.
+fn size(text: &str) -> Result<u64, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit = text.strip_prefix(digits).unwrap_or_default();
+    let factor = match unit {
+        "" | "B" => 1,
+        "KiB" => 1024,
+        "MiB" => 1024 * 1024,
+        "GiB" => 1024 * 1024 * 1024,
+        _ => {
+            return Err("give a number of bytes with B, KiB, MiB or nothing behind it, such as 10MiB".into());
+        }
+    };
+    let bytes = Some(digits)
+        .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse::<u64>().ok())
+        .and_then(|count| count.checked_mul(factor))
+        .ok_or("give a number of bytes, such as 10MiB, 512KiB or 65536")?;
+    if bytes == 0 || bytes > MAX_BODY_BYTES {
+        return Err("must be between 1 byte and 64MiB".into());
+    }
+    Ok(bytes)
+}
+
+/// Longest run id in bytes.
+const MAX_RUN_ID_BYTES: usize = 256;
+
+/// A run id goes into a header and into logs: visible ASCII, no blank.
+fn run_id(text: &str) -> Result<String, String> {
+    if text.is_empty() || text.len() > MAX_RUN_ID_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(format!(
+            "must be 1 to {MAX_RUN_ID_BYTES} characters of visible ASCII without blanks"
+        ));
+    }
+    Ok(text.to_owned())
+}
+
+/// `sun_path` holds 108 bytes with its final NUL.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+
+fn socket_path(text: &str) -> Result<PathBuf, String> {
+    if !text.starts_with('/') || text.len() > MAX_SOCKET_PATH_BYTES || text.contains(char::is_control) {
+        return Err(format!(
+            "must be an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes without control characters"
+        ));
+    }
+    Ok(PathBuf::from(text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_read_with_binary_units_only() {
+        assert_eq!(size("10MiB"), Ok(10 * 1024 * 1024));
+        assert_eq!(size("512KiB"), Ok(512 * 1024));
+        assert_eq!(size("65536"), Ok(65536));
+        assert_eq!(size("1B"), Ok(1));
+        for text in [
+            "",
+            "0",
+            "10MB",
+            "10 MiB",
+            "-1",
+            "+1",
+            "1.5MiB",
+            "65MiB",
+            "99999999999999999999",
+            "18446744073709551615KiB",
+            "MiB",
+            "0x10",
+        ] {
+            assert!(size(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_run_id_fits_a_header() {
+        assert!(run_id("run-1").is_ok());
+        for text in ["", "a b", "a\r\nx: y", "ä", &"x".repeat(257)] {
+            assert!(run_id(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn a_socket_path_is_absolute_and_fits() {
+        assert!(socket_path("/run/agent/api.sock").is_ok());
+        assert!(socket_path("api.sock").is_err());
+        assert!(socket_path(&format!("/{}", "x".repeat(107))).is_err());
+    }
+}

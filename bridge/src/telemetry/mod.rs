@@ -1,0 +1,429 @@
+//! Events on standard error: one line each, pretty for people or JSON for machines.
+//!
+//! Here: which events are written and how a line looks. Not here: what is worth an event (its own module says), the
+//! writing itself ([`output`]) and the escaping ([`escape`]). Every callback costs one event, so a line is built in a
+//! reused buffer and leaves in one write; spans are not tracked.
+
+use std::cell::RefCell;
+use std::fmt::{self, Write as _};
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::subscriber::Interest;
+use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
+
+pub mod escape;
+pub mod output;
+
+use escape::{Escaped, escape_into};
+use output::Output;
+
+/// How a line looks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// `TIME LEVEL message field=value`, for people.
+    Pretty {
+        /// Level in colour.
+        colour: bool,
+    },
+    /// One flat JSON object a line: `timestamp`, `level`, `message`, then the event's own fields.
+    Json,
+}
+
+/// What is written and how.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// How a line looks.
+    pub format: Format,
+    /// Least level of this project's own events. Those of libraries are written from `WARN`, or all at `TRACE`.
+    pub level: LevelFilter,
+}
+
+/// Writes events to standard error from now on; the first call in a process wins.
+pub fn install(settings: Settings) {
+    let lines = Lines {
+        settings,
+        output: Output::stderr(),
+    };
+    // A second call means tests in one process: the first writer stays, which is what the return value says.
+    let _first_wins = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
+}
+
+/// The layer behind [`install`].
+#[derive(Debug)]
+struct Lines {
+    settings: Settings,
+    output: Output,
+}
+
+/// The crates whose events are ours; everything else is a library.
+const OURS: [&str; 5] = ["bridge", "paperclip_bridge", "policy", "runners", "tunnel"];
+
+impl Lines {
+    fn least_level(&self, module: &str) -> LevelFilter {
+        if is_ours(module) || self.settings.level == LevelFilter::TRACE {
+            self.settings.level
+        } else {
+            self.settings.level.min(LevelFilter::WARN)
+        }
+    }
+}
+
+fn is_ours(module: &str) -> bool {
+    let root = module.split("::").next().unwrap_or(module);
+    OURS.contains(&root)
+}
+
+impl<S: Subscriber> Layer<S> for Lines {
+    fn register_callsite(&self, metadata: &'static Metadata<'static>) -> Interest {
+        if self.enabled_at(metadata) {
+            Interest::always()
+        } else {
+            Interest::never()
+        }
+    }
+
+    fn enabled(&self, metadata: &Metadata<'_>, _: Context<'_, S>) -> bool {
+        self.enabled_at(metadata)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(self.settings.level)
+    }
+
+    fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        with_buffer(|line| {
+            write_line(line, self.settings.format, jiff::Timestamp::now(), event);
+            self.output.write(line.as_bytes(), |dropped| {
+                loss_line(self.settings.format, dropped)
+            });
+        });
+    }
+}
+
+impl Lines {
+    fn enabled_at(&self, metadata: &Metadata<'_>) -> bool {
+        // Spans are not shown, so nobody pays for them.
+        metadata.is_event() && self.least_level(metadata.target()) >= *metadata.level()
+    }
+}
+
+/// Lines longer than this give their buffer back.
+const KEEP_BYTES: usize = 16 * 1024;
+
+/// Lends this thread's empty buffer; an event raised while another is being written gets a fresh one.
+fn with_buffer(use_it: impl FnOnce(&mut String)) {
+    thread_local! {
+        static BUFFER: RefCell<String> = const { RefCell::new(String::new()) };
+    }
+    BUFFER.with(|buffer| match buffer.try_borrow_mut() {
+        Ok(mut line) => {
+            line.clear();
+            line.shrink_to(KEEP_BYTES);
+            use_it(&mut line);
+        }
+        Err(_) => use_it(&mut String::new()),
+    });
+}
+
+/// Appends one event as one line. Writing into a `String` cannot fail, hence the dropped results.
+fn write_line(line: &mut String, format: Format, now: jiff::Timestamp, event: &Event<'_>) {
+    let metadata = event.metadata();
+    let library = Some(metadata.target()).filter(|module| !is_ours(module));
+    match format {
+        Format::Json => {
+            let level = metadata.level().as_str();
+            let _ = write!(line, r#"{{"timestamp":"{now:.6}","level":"{level}""#);
+            event.record(&mut JsonFields { line });
+            if let Some(module) = library {
+                line.push_str(r#","module":""#);
+                escape_into(line, module);
+                line.push('"');
+            }
+            line.push_str("}\n");
+        }
+        Format::Pretty { colour } => {
+            let level = PrettyLevel {
+                level: *metadata.level(),
+                colour,
+            };
+            let _ = write!(line, "{now:.3} {level}");
+            event.record(&mut PrettyFields { line });
+            if let Some(module) = library {
+                let _ = write!(line, " module={module}");
+            }
+            line.push('\n');
+        }
+    }
+}
+
+/// The line that admits that others are missing.
+fn loss_line(format: Format, dropped: u64) -> String {
+    let now = jiff::Timestamp::now();
+    let message = "log events were dropped because standard error was not read";
+    match format {
+        Format::Json => format!(
+            "{{\"timestamp\":\"{now:.6}\",\"level\":\"WARN\",\"message\":\"{message}\",\"dropped\":{dropped}}}\n"
+        ),
+        Format::Pretty { .. } => format!("{now:.3}  WARN {message} dropped={dropped}\n"),
+    }
+}
+
+/// An error and its causes, `: ` between them.
+struct Chain<'a>(&'a (dyn std::error::Error + 'static));
+
+impl fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}
+
+struct JsonFields<'a> {
+    line: &'a mut String,
+}
+
+impl JsonFields<'_> {
+    fn key(&mut self, field: &Field) {
+        self.line.push_str(",\"");
+        // Field names come from our source and macros, yet `"quoted names"` are possible there.
+        escape_into(self.line, field.name());
+        self.line.push_str("\":");
+    }
+
+    fn text(&mut self, field: &Field, text: impl fmt::Display) {
+        self.key(field);
+        self.line.push('"');
+        let _ = write!(Escaped(self.line), "{text}");
+        self.line.push('"');
+    }
+}
+
+impl Visit for JsonFields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.key(field);
+        self.line.push('"');
+        escape_into(self.line, value);
+        self.line.push('"');
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.key(field);
+        let _ = write!(self.line, "{value}");
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.key(field);
+        let _ = write!(self.line, "{value}");
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.key(field);
+        self.line.push_str(if value { "true" } else { "false" });
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.key(field);
+        // JSON has no NaN and no infinity.
+        let _ = if value.is_finite() {
+            write!(self.line, "{value}")
+        } else {
+            write!(self.line, "null")
+        };
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.text(field, Chain(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.text(field, format_args!("{value:?}"));
+    }
+}
+
+struct PrettyFields<'a> {
+    line: &'a mut String,
+}
+
+impl PrettyFields<'_> {
+    fn text(&mut self, field: &Field, text: impl fmt::Display) {
+        self.line.push(' ');
+        if field.name() == "message" {
+            let _ = write!(Escaped(self.line), "{text}");
+            return;
+        }
+        self.line.push_str(field.name());
+        self.line.push('=');
+        let start = self.line.len();
+        let _ = write!(Escaped(self.line), "{text}");
+        let value = self.line.get(start..).unwrap_or_default();
+        if value.is_empty() || value.contains([' ', '=', '"']) {
+            self.line.insert(start, '"');
+            self.line.push('"');
+        }
+    }
+}
+
+impl Visit for PrettyFields<'_> {
+    fn record_str(&mut self, field: &Field, value: &str) {
+        self.text(field, value);
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        self.text(field, Chain(value));
+    }
+
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.text(field, format_args!("{value:?}"));
+    }
+}
+
+struct PrettyLevel {
+    level: Level,
+    colour: bool,
+}
+
+impl fmt::Display for PrettyLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if !self.colour {
+            return write!(f, "{:>5}", self.level.as_str());
+        }
+        let code = match self.level {
+            Level::ERROR => 31,
+            Level::WARN => 33,
+            Level::INFO => 32,
+            Level::DEBUG => 34,
+            Level::TRACE => 35,
+        };
+        write!(f, "\x1b[{code}m{:>5}\x1b[0m", self.level.as_str())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read as _;
+
+    use super::*;
+
+    #[test]
+    fn a_json_line_is_flat_and_holds_what_was_said() {
+        let line = &lines(Format::Json, LevelFilter::INFO, || {
+            tracing::info!(
+                status = 200_u64,
+                cached = false,
+                delta = -3,
+                path = "/api/x",
+                "callback answered"
+            );
+        })[0];
+
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["level"], "INFO");
+        assert_eq!(event["message"], "callback answered");
+        assert_eq!(
+            (
+                &event["status"],
+                &event["cached"],
+                &event["delta"],
+                &event["path"]
+            ),
+            (&200.into(), &false.into(), &(-3).into(), &"/api/x".into())
+        );
+        let timestamp = event["timestamp"].as_str().unwrap();
+        assert!(
+            timestamp.ends_with('Z') && timestamp.len() == "2026-01-01T00:00:00.000000Z".len(),
+            "{timestamp}"
+        );
+        assert!(event.get("module").is_none());
+    }
+
+    #[test]
+    fn nothing_a_caller_sends_can_start_a_new_line_or_drive_the_terminal() {
+        let hostile = "a\r\nERROR forged\u{1b}[2J\u{9b}1m\u{2028}\u{202e}\u{7f}\t\"\\\0end";
+        for format in [Format::Json, Format::Pretty { colour: false }] {
+            let lines = lines(format, LevelFilter::INFO, || {
+                tracing::info!(path = hostile, debug = ?hostile, shown = %hostile, "{hostile}");
+            });
+
+            assert_eq!(lines.len(), 1, "{lines:?}");
+            assert!(
+                !lines[0].contains(|c: char| c.is_control() || "\u{2028}\u{202e}".contains(c)),
+                "{lines:?}"
+            );
+            assert!(lines[0].contains("forged") && lines[0].contains("end"));
+        }
+        let line = &lines(Format::Json, LevelFilter::INFO, || {
+            tracing::info!(path = hostile, "x")
+        })[0];
+        let event: serde_json::Value = serde_json::from_str(line).unwrap();
+        assert_eq!(event["path"], hostile);
+    }
+
+    #[test]
+    fn an_error_is_written_with_its_causes() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot read the list")]
+        struct Outer(#[source] fmt::Error);
+        let error = Outer(fmt::Error);
+        let line = &lines(Format::Json, LevelFilter::INFO, || {
+            tracing::warn!(error = &error as &(dyn std::error::Error + 'static), "x");
+        })[0];
+
+        assert!(
+            line.contains(&format!("cannot read the list: {}", fmt::Error)),
+            "{line}"
+        );
+    }
+
+    #[test]
+    fn libraries_are_heard_from_warnings_only_unless_all_is_traced() {
+        let speak = || {
+            tracing::debug!("ours");
+            tracing::info!(target: "hyper::proto", "theirs, info");
+            tracing::warn!(target: "russh::client", "theirs, warning");
+        };
+
+        let debug = lines(Format::Json, LevelFilter::DEBUG, speak).concat();
+        let error = lines(Format::Json, LevelFilter::ERROR, speak).concat();
+        let trace = lines(Format::Json, LevelFilter::TRACE, speak).concat();
+
+        assert!(
+            debug.contains("ours") && debug.contains("warning") && !debug.contains("theirs, info"),
+            "{debug}"
+        );
+        assert!(debug.contains(r#""module":"russh::client""#), "{debug}");
+        assert_eq!(error, "");
+        assert!(trace.contains("theirs, info"), "{trace}");
+    }
+
+    #[test]
+    fn numbers_that_json_has_no_word_for_become_null() {
+        let line = &lines(Format::Json, LevelFilter::INFO, || {
+            tracing::info!(ratio = f64::NAN, "x")
+        })[0];
+
+        assert!(line.contains(r#""ratio":null"#), "{line}");
+    }
+
+    /// What `speak` writes, line by line.
+    fn lines(format: Format, level: LevelFilter, speak: impl FnOnce()) -> Vec<String> {
+        let mut file = tempfile::tempfile().unwrap();
+        let output = Output::file(file.try_clone().unwrap());
+        let layer = Lines {
+            settings: Settings { format, level },
+            output,
+        };
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), speak);
+        let mut text = String::new();
+        std::io::Seek::rewind(&mut file).unwrap();
+        file.read_to_string(&mut text).unwrap();
+        assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
+        text.split_terminator('\n').map(str::to_owned).collect()
+    }
+}
