@@ -291,7 +291,7 @@ impl App {
             (TargetSpec::Ssh(ssh), TunnelChoice::Auto | TunnelChoice::SshReverse) => {
                 let (settings, notes) = target::ssh_settings(ssh).map_err(OpenError::Configuration)?;
                 for note in notes {
-                    tracing::warn!(note, "ssh_config is not followed in one point");
+                    tracing::debug!(note, "ssh_config is not followed in one point");
                 }
                 let host = self.ssh.host(settings);
                 let options = SshReverseOptions {
