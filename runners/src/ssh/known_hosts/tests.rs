@@ -184,7 +184,7 @@ fn malformed_lines_are_warned_of_and_trust_nothing() {
         "h".to_owned(),
         "h ssh-ed25519".to_owned(),
         format!("h ssh-ed25519 {blob}!"),
-        format!("h ssh-ed25519 {}", &blob[..blob.len() - 4]),
+        format!("h ssh-ed25519 {}", blob.get(..64).expect("longer")),
         format!("h ssh-ed25519 {blob}AAAA"),
         format!("h ssh-rsa {blob}"),
         format!("h ssh-ed25519x {blob}"),
@@ -205,6 +205,8 @@ fn malformed_lines_are_warned_of_and_trust_nothing() {
         assert_eq!(known.warnings()[0].at.line, 1);
         assert!(!known.check(&name("h"), &key(ED25519), 0).is_trusted(), "{line}");
     }
+    let certificate = known(&format!("h ssh-ed25519-cert-v01@openssh.com {blob}"));
+    assert_eq!(certificate.warnings()[0].reason, "a certificate where a key is expected");
     let mut bytes = format!("h {ED25519}").into_bytes();
     bytes.insert(1, 0xff);
     let known = KnownHosts::parse("f", &bytes);
@@ -390,10 +392,10 @@ const NOW: u64 = 1_700_000_000;
 const WINDOW: [&str; 2] = ["-V", "20200101000000Z:20300101000000Z"];
 
 fn refused(verdict: &HostKeyVerdict) -> &str {
-    match verdict {
-        HostKeyVerdict::CertificateRefused { reason, .. } => reason,
-        other => panic!("not refused as a certificate: {other:?}"),
-    }
+    let HostKeyVerdict::CertificateRefused { reason, .. } = verdict else {
+        panic!("not refused as a certificate: {verdict:?}")
+    };
+    reason
 }
 
 #[test]
