@@ -55,7 +55,7 @@ pub fn here() -> Result<(), String> {
 }
 
 /// What is special about a server.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct SshdBuilder {
     lines: Vec<String>,
     made_user: bool,
@@ -69,10 +69,10 @@ impl SshdBuilder {
         self
     }
 
-    /// Logs in as a user made for this server instead of the one who runs the tests; needs root.
+    /// Logs in as whoever runs the tests, root included: with that user's own shell and its start-up files.
     #[must_use]
-    pub fn with_made_user(mut self) -> Self {
-        self.made_user = true;
+    pub fn with_current_user(mut self) -> Self {
+        self.made_user = false;
         self
     }
 
@@ -118,14 +118,18 @@ pub struct Sshd {
 }
 
 impl Sshd {
-    /// A server that logs in whoever runs the tests, by key.
+    /// A server that logs in by key: where the tests run as root, a user made for it, whose shell has no start-up
+    /// files; else whoever runs the tests.
     pub fn start() -> Self {
         Self::builder().start()
     }
 
     /// A server with something special.
     pub fn builder() -> SshdBuilder {
-        SshdBuilder::default()
+        SshdBuilder {
+            lines: vec![],
+            made_user: user::can_be_made().is_ok(),
+        }
     }
 
     /// How the daemon reaches it.
@@ -381,7 +385,7 @@ mod tests {
         if !can_run(here()) {
             return;
         }
-        let server = Sshd::start();
+        let server = Sshd::builder().with_current_user().start();
         let port = server.port();
 
         let output = ssh(&server.access(), "echo hello");
@@ -402,7 +406,7 @@ mod tests {
         if !can_run(here().and_then(|()| user::can_be_made())) {
             return;
         }
-        let mut server = Sshd::builder().with_made_user().start();
+        let mut server = Sshd::start();
 
         let before = ssh(&server.access(), "id -un");
         server.change_host_key();

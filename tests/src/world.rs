@@ -24,7 +24,7 @@ pub const CREDENTIAL_VARIABLE: &str = "TEST_CREDENTIAL";
 pub const UPSTREAM_CA_OPTION: &str = "--upstream-ca";
 
 /// Header names that may reach the upstream: the request allowlist, what we set, and HTTP's own.
-pub const UPSTREAM_HEADERS: [&str; 15] = [
+pub const UPSTREAM_HEADERS: [&str; 16] = [
     "accept",
     "content-type",
     "if-match",
@@ -40,6 +40,7 @@ pub const UPSTREAM_HEADERS: [&str; 15] = [
     "transfer-encoding",
     "connection",
     "expect",
+    "accept-encoding",
 ];
 
 /// Where the agent's side is.
@@ -264,5 +265,10 @@ pub fn assert_headers(seen: &[crate::upstream::Seen]) {
         assert_eq!(request.count("x-paperclip-run-id"), 1, "{what}");
         assert_eq!(request.header("x-paperclip-run-id"), Some(RUN_ID), "{what}");
         assert_eq!(request.count("host"), 1, "{what}");
+        // Ours, and the only value under which the answer can be judged by its size.
+        assert!(
+            matches!(request.header("accept-encoding"), None | Some("identity")),
+            "{what}"
+        );
     }
 }

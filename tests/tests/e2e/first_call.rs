@@ -60,7 +60,7 @@ async fn the_remote_side_holds_no_trace_of_the_credential_and_nothing_is_left_on
         return;
     }
     let upstream = Upstream::start().await;
-    let server = Sshd::builder().with_made_user().start();
+    let server = Sshd::start();
     let user_id = server.made_user().expect("it was made").uid();
     let place = Place::Ssh(Box::new(server));
     let script = "echo token $PAPERCLIP_API_KEY; env; set; echo started; cat";
@@ -142,7 +142,7 @@ async fn ctrl_c_ends_the_command_and_all_that_it_started() {
         return;
     }
     let upstream = Upstream::start().await;
-    let server = Sshd::builder().with_made_user().start();
+    let server = Sshd::start();
     let user_id = server.made_user().expect("it was made").uid();
     let place = Place::Ssh(Box::new(server));
     let script = "sleep 600 & echo started; wait";
