@@ -1,7 +1,7 @@
 //! Commands on the operator's own machine.
 //!
-//! Here: [`LocalRunner`]: what a child is given and what becomes of it. In [`output`] its two outputs, in [`ending`]
-//! its exit or its end by force, in [`duplex`] the long-lived kind. Not here: shells; a command is started as it is.
+//! Here: [`LocalRunner`]: what a child is given and what becomes of it. In `output` its two outputs, in `ending`
+//! its exit or its end by force, in `duplex` the long-lived kind. Not here: shells; a command is started as it is.
 
 mod output;
 mod ending;

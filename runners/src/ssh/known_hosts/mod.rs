@@ -12,15 +12,21 @@ use std::path::{Path, PathBuf};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use hmac::{Hmac, KeyInit, Mac};
-use russh::keys::ssh_key::certificate::CertType;
 use russh::keys::ssh_key::public::KeyData;
 use russh::keys::{Algorithm, Certificate, HashAlg, PublicKey, PublicKeyOrCertificate};
 use sha1::Sha1;
 
 use super::config::pattern;
 
+mod certificate;
+mod pin;
+
 #[cfg(test)]
 mod tests;
+
+pub use pin::{PinError, PinnedKey};
+
+use certificate::check_certificate;
 
 /// Longest line that is read; the longest honest one is a 16384-bit RSA key behind a few hundred names.
 const LINE_LIMIT_BYTES: usize = 64 * 1024;
@@ -485,132 +491,4 @@ fn parse_key(algorithm: &str, data: &str) -> Result<KeyData, &'static str> {
         return Err("key type and key do not agree");
     }
     Ok(key.key_data().clone())
-}
-
-/// Whether a certificate of a trusted authority is good for this host now.
-///
-/// OpenSSH's `sshkey_cert_check_host`, except that a certificate without principals is refused: it would be good
-/// for every host.
-fn check_certificate(certificate: &Certificate, host: &str, now_unix: u64) -> Result<(), String> {
-    if certificate.cert_type() != CertType::Host {
-        return Err("it is a user certificate".to_owned());
-    }
-    let signed_by_sha1 = Algorithm::Rsa { hash: None };
-    if [signed_by_sha1, Algorithm::Dsa].contains(&certificate.signature().algorithm()) {
-        return Err(
-            "it is signed with SHA-1; have it signed anew with `ssh-keygen -t rsa-sha2-512 -s`".to_owned(),
-        );
-    }
-    let authority = certificate.signature_key().fingerprint(HashAlg::Sha256);
-    if now_unix < certificate.valid_after() {
-        return Err(format!(
-            "it is not valid yet, only from {} (Unix time)",
-            certificate.valid_after()
-        ));
-    }
-    if now_unix >= certificate.valid_before() {
-        return Err(format!(
-            "it expired at {} (Unix time)",
-            certificate.valid_before()
-        ));
-    }
-    if let Some((option, _)) = certificate.critical_options().iter().next() {
-        return Err(format!(
-            "it carries the critical option {option:?}, which is not understood"
-        ));
-    }
-    if !certificate
-        .valid_principals()
-        .iter()
-        .any(|principal| principal == host)
-    {
-        return Err(match certificate.valid_principals() {
-            [] => "it names no host (sign it with `-n`)".to_owned(),
-            names => format!("it is for {}, not for {host}", names.join(", ")),
-        });
-    }
-    // Signature and window once more by the library, which also ties the signature to the authority.
-    certificate
-        .validate_at(now_unix, [&authority])
-        .map_err(|_| "its signature is wrong".to_owned())
-}
-
-/// One host key given by the operator instead of `known_hosts`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum PinnedKey {
-    /// `SHA256:…`, as `ssh-keygen -l` prints it.
-    Fingerprint(String),
-    /// The whole key.
-    Key(Box<PublicKey>),
-}
-
-/// Why a pin cannot be used.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "pinned host key is not usable: {reason}; give `SHA256:…` from `ssh-keygen -lf KEY.pub`, or the line of a .pub file"
-)]
-pub struct PinError {
-    reason: &'static str,
-}
-
-impl PinnedKey {
-    /// Reads `SHA256:…`, or `TYPE BASE64 [COMMENT]`.
-    ///
-    /// # Errors
-    ///
-    /// [`PinError`] with what is wrong; nothing is guessed.
-    pub fn parse(text: &str) -> Result<Self, PinError> {
-        let text = text.trim();
-        let bad = |reason| PinError { reason };
-        if let Some(digest) = text.strip_prefix("SHA256:") {
-            let digest = digest.trim_end_matches('=');
-            let decoded = base64::engine::general_purpose::STANDARD_NO_PAD.decode(digest);
-            return match decoded {
-                Ok(bytes) if bytes.len() == 32 => Ok(Self::Fingerprint(format!("SHA256:{digest}"))),
-                Ok(_) => Err(bad("the fingerprint does not have 32 bytes")),
-                Err(_) => Err(bad("the fingerprint is not base64")),
-            };
-        }
-        let mut words = text.split_ascii_whitespace();
-        let (algorithm, data) = words
-            .next()
-            .zip(words.next())
-            .ok_or(bad("neither a SHA256 fingerprint nor a key"))?;
-        let key = parse_key(algorithm, data).map_err(bad)?;
-        Ok(Self::Key(Box::new(key.into())))
-    }
-
-    /// Judges an offered key; of a certificate its plain key.
-    #[must_use]
-    pub fn check(&self, offered: &PublicKeyOrCertificate) -> HostKeyVerdict {
-        let key = match offered {
-            PublicKeyOrCertificate::PublicKey { key, .. } => key.key_data(),
-            PublicKeyOrCertificate::Certificate(certificate) => certificate.public_key(),
-        };
-        let (same, expected) = match self {
-            Self::Fingerprint(pinned) => (fingerprint(key) == *pinned, pinned.clone()),
-            Self::Key(pinned) => (pinned.key_data() == key, fingerprint(pinned.key_data())),
-        };
-        if same {
-            return HostKeyVerdict::Trusted;
-        }
-        let at = Place {
-            file: "pinned host key".to_owned(),
-            line: 1,
-        };
-        HostKeyVerdict::Mismatch {
-            at,
-            expected,
-            offered: fingerprint(key),
-        }
-    }
-
-    /// The pinned key's algorithm, where the whole key is given.
-    #[must_use]
-    pub fn algorithm(&self) -> Option<Algorithm> {
-        match self {
-            Self::Fingerprint(_) => None,
-            Self::Key(key) => Some(key.algorithm()),
-        }
-    }
 }

@@ -206,7 +206,10 @@ fn malformed_lines_are_warned_of_and_trust_nothing() {
         assert!(!known.check(&name("h"), &key(ED25519), 0).is_trusted(), "{line}");
     }
     let certificate = known(&format!("h ssh-ed25519-cert-v01@openssh.com {blob}"));
-    assert_eq!(certificate.warnings()[0].reason, "a certificate where a key is expected");
+    assert_eq!(
+        certificate.warnings()[0].reason,
+        "a certificate where a key is expected"
+    );
     let mut bytes = format!("h {ED25519}").into_bytes();
     bytes.insert(1, 0xff);
     let known = KnownHosts::parse("f", &bytes);
