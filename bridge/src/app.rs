@@ -59,6 +59,8 @@ pub struct SshTarget {
     pub identities: Vec<PathBuf>,
     /// `--known-hosts`: used instead of those of ssh_config.
     pub known_hosts: Option<PathBuf>,
+    /// Apply ssh_config; without it, what stands here is all there is.
+    pub ssh_config: bool,
 }
 
 /// Which tunnel to take.

@@ -1,5 +1,9 @@
 //! The program as an operator meets it: exit codes, what is printed where, and what must never be printed.
-#![expect(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking, its helpers as well")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test fails by panicking, its helpers as well"
+)]
 
 use std::fs;
 use std::io::Write as _;
@@ -411,6 +415,7 @@ fn run_does_not_wait_for_a_stdin_that_nobody_closes() {
     let mut child = api
         .command(&["run", "local", "--", "true"])
         .stdin(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let held_open = child.stdin.take();
@@ -486,6 +491,7 @@ fn a_signal_ends_open_in_order_and_run_with_its_command() {
     let mut open = api
         .command(&["open", "local"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut exports = String::new();
@@ -506,6 +512,7 @@ fn a_signal_ends_open_in_order_and_run_with_its_command() {
     let mut run = api
         .command(&["run", "local", "--", "sh", "-c", "echo started; exec sleep 60"])
         .stdout(Stdio::piped())
+        .stderr(Stdio::null())
         .spawn()
         .unwrap();
     let mut started = String::new();

@@ -51,10 +51,10 @@ pub struct Arguments {
 #[derive(Args, Debug)]
 struct LogOptions {
     /// Form of the log on standard error; auto: pretty on a terminal, else JSON
-    #[arg(long, global = true, value_enum, default_value_t = LogForm::Auto)]
+    #[arg(long, global = true, help_heading = "Log", value_enum, default_value_t = LogForm::Auto)]
     log: LogForm,
     /// Least level that is logged [default: info; demo: error]
-    #[arg(long, global = true, value_enum, value_name = "LEVEL")]
+    #[arg(long, global = true, help_heading = "Log", value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
 }
 
@@ -83,8 +83,10 @@ enum Command {
         json: bool,
     },
     /// Run COMMAND on TARGET with the API at its side, then leave nothing behind
+    #[command(after_help = exit::EXIT_CODES)]
     Run(run::RunArguments),
     /// Open a session on TARGET, print its environment, and serve until told to end
+    #[command(after_help = exit::EXIT_CODES)]
     Open(open::OpenArguments),
     /// Check, explain and test policies
     #[command(subcommand)]

@@ -25,9 +25,7 @@ pub(crate) async fn open(
     let request = options.request()?;
     if !options.no_upstream_check {
         request.upstream.probe().await.map_err(|reason| {
-            Failure::new(Exit::Unreachable, reason).hint(
-                "start the Paperclip API or point --upstream at it; --no-upstream-check opens the session all the same",
-            )
+            Failure::new(Exit::Unreachable, reason).hint("--no-upstream-check opens the session all the same")
         })?;
     }
     // Boxed: opening is by far the largest future here.

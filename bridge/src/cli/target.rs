@@ -126,6 +126,7 @@ fn target(host: String, user: Option<String>, port: Option<u16>, directory: Opti
         directory,
         identities: Vec::new(),
         known_hosts: None,
+        ssh_config: true,
     }
 }
 

@@ -101,6 +101,8 @@ fn request(
             directory: None,
             identities: vec![files.identity.clone()],
             known_hosts: Some(files.known_hosts.clone()),
+            // Whatever the newcomer has configured for real hosts does not concern this one.
+            ssh_config: false,
         }),
         upstream,
         credential: credential.clone(),
@@ -156,76 +158,76 @@ fn private_file(folder: &Path, name: &str, text: &str) -> io::Result<PathBuf> {
 
 /// What the agent does, in order.
 async fn calls(agent: &Agent) -> Vec<Step> {
-    let comment = r#"{"body":"done"}"#;
-    let lost_comment = format!(r#"{{"body":"{LOSE_THE_ANSWER}"}}"#);
-    let oversize = format!(
-        r#"{{"body":"{}"}}"#,
-        "x".repeat(usize::try_from(BODY_LIMIT_BYTES).unwrap_or(usize::MAX))
+    const COMMENTS: &str = "POST /api/issues/PAP-1/comments";
+    let oversize = "x".repeat(usize::try_from(BODY_LIMIT_BYTES).unwrap_or(usize::MAX));
+    let body = |text: &str| Some(format!(r#"{{"body":"{text}"}}"#));
+
+    let mut steps = Vec::new();
+    let mut show = |did: &str, promised: &str, came, as_promised: fn(&Reply) -> bool| {
+        steps.push(judge(did, promised, came, as_promised));
+    };
+    show(
+        "GET /api/agents/me",
+        "200 from the API",
+        agent.call("GET /api/agents/me", None).await,
+        |reply| reply.status == 200 && reply.text("id") == Some("agent-7"),
     );
-    let lost = agent
-        .call("POST /api/issues/PAP-1/comments", Some(&lost_comment))
+    let comment = agent.call(COMMENTS, body("done").as_deref()).await;
+    show("POST a comment", "201 from the API", comment, |reply| {
+        reply.status == 201
+    });
+    let secrets = agent.call("GET /api/companies/acme/secrets", None).await;
+    show(
+        "GET /api/companies/acme/secrets",
+        "403 route_not_allowed",
+        secrets,
+        |reply| is(reply, 403, "route_not_allowed"),
+    );
+    let around = agent
+        .call("GET /api/agents/../companies/acme/secrets", None)
         .await;
+    show(
+        "GET /api/agents/../companies/acme/secrets",
+        "400 path_not_canonical",
+        around,
+        |reply| is(reply, 400, "path_not_canonical"),
+    );
+    let stranger = agent
+        .call_with_token("GET /api/agents/me", None, "pcb_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
+        .await;
+    show(
+        "GET /api/agents/me with another token",
+        "401 invalid_token",
+        stranger,
+        |reply| is(reply, 401, "invalid_token"),
+    );
+    let large = agent.call(COMMENTS, body(&oversize).as_deref()).await;
+    show(
+        "POST a comment above the limit of 1 MiB",
+        "413 body_too_large",
+        large,
+        |reply| is(reply, 413, "body_too_large"),
+    );
+    let lost = agent.call(COMMENTS, body(LOSE_THE_ANSWER).as_deref()).await;
     let lost_id = lost.as_ref().ok().and_then(|reply| reply.request_id.clone());
+    show(
+        "POST a comment; the API dies answering",
+        "409 outcome_indeterminate",
+        lost,
+        |reply| is(reply, 409, "outcome_indeterminate"),
+    );
     let outcome_path = format!(
         "GET /_bridge/outcome/{}",
         lost_id.unwrap_or_else(|| "unknown".into())
     );
-    vec![
-        judge(
-            "reads who it is: GET /api/agents/me",
-            "200 from the API",
-            agent.call("GET /api/agents/me", None).await,
-            |reply| reply.status == 200 && reply.text("id") == Some("agent-7"),
-        ),
-        judge(
-            "comments on an issue: POST /api/issues/PAP-1/comments",
-            "201 from the API",
-            agent.call("POST /api/issues/PAP-1/comments", Some(comment)).await,
-            |reply| reply.status == 201,
-        ),
-        judge(
-            "asks for secrets: GET /api/companies/acme/secrets",
-            "403 route_not_allowed",
-            agent.call("GET /api/companies/acme/secrets", None).await,
-            |reply| is(reply, 403, "route_not_allowed"),
-        ),
-        judge(
-            "walks around the rules: GET /api/agents/../companies/acme/secrets",
-            "400 path_not_canonical",
-            agent
-                .call("GET /api/agents/../companies/acme/secrets", None)
-                .await,
-            |reply| is(reply, 400, "path_not_canonical"),
-        ),
-        judge(
-            "uses another token: GET /api/agents/me",
-            "401 invalid_token",
-            agent
-                .call_with_token("GET /api/agents/me", None, "pcb_AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA")
-                .await,
-            |reply| is(reply, 401, "invalid_token"),
-        ),
-        judge(
-            "sends more than the limit of 1 MiB: POST /api/issues/PAP-1/comments",
-            "413 body_too_large",
-            agent
-                .call("POST /api/issues/PAP-1/comments", Some(&oversize))
-                .await,
-            |reply| is(reply, 413, "body_too_large"),
-        ),
-        judge(
-            "comments, and the API dies before it answers",
-            "409 outcome_indeterminate",
-            lost,
-            |reply| is(reply, 409, "outcome_indeterminate"),
-        ),
-        judge(
-            "asks what became of that: GET /_bridge/outcome/ID",
-            "200 indeterminate",
-            agent.call(&outcome_path, None).await,
-            |reply| reply.status == 200 && reply.text("outcome") == Some("indeterminate"),
-        ),
-    ]
+    let outcome = agent.call(&outcome_path, None).await;
+    show(
+        "GET /_bridge/outcome/ID of that one",
+        "200 indeterminate",
+        outcome,
+        |reply| reply.status == 200 && reply.text("outcome") == Some("indeterminate"),
+    );
+    steps
 }
 
 fn is(reply: &Reply, status: u16, code: &str) -> bool {
@@ -270,16 +272,16 @@ fn what_each_side_saw(asked: &[Asked], sandbox: &Sandbox, credential: &Secret, r
     let leaked = sandbox.seen.contains(credential.expose());
     vec![
         Step {
-            did: "what reached the API".into(),
-            promised: "3 calls, the lost one once".into(),
-            came_out: format!("{reached} calls, the lost one {}", times(lost)),
+            did: "afterwards: what reached the API".into(),
+            promised: "3 calls, the lost once".into(),
+            came_out: format!("{reached} calls, the lost {}", times(lost)),
             ok: reached == 3 && lost == 1 && asked.iter().all(|call| !call.what.contains("secrets")),
         },
         Step {
-            did: "what the API was shown".into(),
-            promised: "real credential, run id, no cookie".into(),
+            did: "afterwards: what each of them carried".into(),
+            promised: "real credential, run id".into(),
             came_out: if proper {
-                "real credential, run id, no cookie"
+                "real credential, run id"
             } else {
                 "something else"
             }
@@ -287,7 +289,7 @@ fn what_each_side_saw(asked: &[Asked], sandbox: &Sandbox, credential: &Secret, r
             ok: proper && reached > 0,
         },
         Step {
-            did: "the real credential in the sandbox's traffic".into(),
+            did: "afterwards: real credential in the sandbox".into(),
             promised: "never".into(),
             came_out: if leaked { "it was there" } else { "never" }.into(),
             // The token did pass there, so the search does find what is there.
@@ -308,13 +310,13 @@ async fn end(session: OpenSession, agent: &Agent) -> Step {
     let left = session.close().await.err();
     let listening = agent.is_answered().await;
     let came_out = match (&left, listening) {
-        (None, false) => "nothing listens".into(),
-        (None, true) => "something listens".into(),
+        (None, false) => "nothing".into(),
+        (None, true) => "the URL in the sandbox".into(),
         (Some(left), _) => left.clone(),
     };
     Step {
-        did: "the session ends; the URL in the sandbox".into(),
-        promised: "nothing listens".into(),
+        did: "the session ends: what still listens".into(),
+        promised: "nothing".into(),
         came_out,
         ok: left.is_none() && !listening,
     }

@@ -68,15 +68,17 @@ impl Report {
         }
         let mut text = format!(
             "An agent in a sandbox (an SSH server inside this process) calls a Paperclip API (a stand-in).\n\
-             It was given {} and a throw-away token; the calls travel over {}.\n\n",
+             It was given {} and a throw-away token. Its calls travel over {}.\n\n",
             self.url, self.tunnel
         );
         let mut line = |cells: [String; 3], mark: &str| {
+            let mut row = String::new();
             for (cell, width) in cells.iter().zip(widths) {
                 // A `String` takes every write.
-                let _ = write!(text, "{cell:<width$}  ");
+                let _ = write!(row, "{cell:<width$}  ");
             }
-            let _ = writeln!(text, "{mark}");
+            row.push_str(mark);
+            let _ = writeln!(text, "{}", row.trim_end());
         };
         line(headings.map(str::to_owned), "");
         line(widths.map(|width| "-".repeat(width)), "-");
@@ -98,10 +100,9 @@ impl Report {
             );
         }
         format!(
-            "All {} as promised, in {seconds:.1} s. The agent reached what policy allows and nothing else, was told the truth\n\
-             about the call whose answer got lost, and never held the real credential.\n\
-             Next: paperclip-bridge run ssh://user@host -- sh -c 'curl -H \"Authorization: Bearer $PAPERCLIP_API_KEY\" \
-             $PAPERCLIP_API_URL/api/agents/me'",
+            "All {} as promised, in {seconds:.1} s. The agent reached what policy allows and nothing else, was told the\n\
+             truth about the call whose answer got lost, and never held the real credential.\n\
+             Next, with PAPERCLIP_API_KEY set: paperclip-bridge run ssh://user@host -- your-agent",
             self.steps.len()
         )
     }

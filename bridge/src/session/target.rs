@@ -23,8 +23,8 @@ pub(crate) fn ssh_settings(target: &SshTarget) -> Result<(ConnectionSettings, Ve
     let home = crate::config::home().unwrap_or_else(|| PathBuf::from("/"));
     let resolver = Resolver {
         local_user: environment("USER").or_else(|| environment("LOGNAME")).unwrap_or_default(),
-        user_config: Some(home.join(".ssh/config")),
-        system_config: Some(PathBuf::from("/etc/ssh/ssh_config")),
+        user_config: target.ssh_config.then(|| home.join(".ssh/config")),
+        system_config: target.ssh_config.then(|| PathBuf::from("/etc/ssh/ssh_config")),
         home,
     };
     let route = resolver
