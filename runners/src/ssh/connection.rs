@@ -137,15 +137,17 @@ impl Connection {
         self.shared.end("closed by us");
     }
 
-    /// Opens a channel for one command; counts against the server's `MaxSessions` until the guard is dropped.
-    pub(super) async fn open_session(&self) -> Result<(ChannelIo, SessionGuard), OpenError> {
-        let guard = SessionGuard::new(&self.sessions);
+    /// Takes room for one command against the server's `MaxSessions`, until the guard is dropped.
+    pub(super) fn reserve(&self) -> SessionGuard {
+        SessionGuard::new(&self.sessions)
+    }
+
+    /// Opens a channel for one command.
+    pub(super) async fn open_session(&self) -> Result<ChannelIo, OpenError> {
         let handle = Arc::clone(&self.handle);
-        let io = self
-            .open_channel(async move { handle.channel_open_session().await })
-            .await?;
+        let io = self.open_channel(async move { handle.channel_open_session().await }).await?;
         io.inbox().set_cap(self.shared.limits.output_cap);
-        Ok((io, guard))
+        Ok(io)
     }
 
     /// Opens a TCP connection from the server to `host`.

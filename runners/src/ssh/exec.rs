@@ -437,7 +437,8 @@ impl Connection {
         let lost = || RunnerError::Lost {
             target: self.target().to_owned(),
         };
-        let (io, guard) = self.open_session().await.map_err(|error| match error {
+        let guard = self.reserve();
+        let io = self.open_session().await.map_err(|error| match error {
             OpenError::Refused(reason) => RunnerError::Refused {
                 target: self.target().to_owned(),
                 reason,

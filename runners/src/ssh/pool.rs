@@ -133,59 +133,57 @@ impl SshHost {
 
     /// A channel for one command, on the first connection with room, else on a further one.
     pub(super) async fn session(self: &Arc<Self>) -> Result<Session, RunnerError> {
-        let first = self.connection().await?;
-        let mut known = vec![Arc::clone(&first)];
-        {
-            let mut state = self.state.lock().await;
-            state.further.retain(|further| further.strong_count() > 0);
-            known.extend(state.further.iter().filter_map(Weak::upgrade));
-        }
-        for connection in known {
-            if connection.sessions_in_use() >= SESSIONS_PER_CONNECTION || connection.end_reason().is_some() {
-                continue;
-            }
+        let mut passed_over = Vec::new();
+        // Each round uses up one connection that turned out to be full.
+        for _ in 0..=FURTHER_CONNECTIONS {
+            let (connection, guard) = self.place(&passed_over).await?;
             match connection.open_session().await {
-                Ok((io, guard)) => {
-                    return Ok(Session {
-                        io,
-                        _guard: guard,
-                        connection,
-                    });
-                }
+                Ok(io) => return Ok(Session { io, _guard: guard, connection }),
                 Err(OpenError::Refused(reason)) => {
-                    tracing::debug!(target_host = %self.target(), reason, "no room for a command on this connection");
+                    drop(guard);
                     // With nothing else running on it, it is not a matter of room.
                     if connection.sessions_in_use() == 0 {
                         return Err(self.no_commands(&reason));
                     }
+                    tracing::debug!(target_host = %self.target(), reason, "no room for a command on this connection");
+                    passed_over.push(connection);
                 }
                 Err(OpenError::Lost(reason)) => return Err(self.unreachable(reason)),
             }
         }
-        self.session_on_further().await
+        Err(self.full())
     }
 
-    async fn session_on_further(self: &Arc<Self>) -> Result<Session, RunnerError> {
-        let connection = {
-            let mut state = self.state.lock().await;
-            if state.further.len() >= FURTHER_CONNECTIONS {
-                return Err(self.refused(format!(
-                    "{FURTHER_CONNECTIONS} further connections are full of commands; wait for some to end"
-                )));
-            }
-            let connection = Connection::open(&self.settings).await?;
-            state.further.push(Arc::downgrade(&connection));
-            connection
+    /// A connection that should have room, with the room taken.
+    async fn place(
+        self: &Arc<Self>,
+        passed_over: &[Arc<Connection>],
+    ) -> Result<(Arc<Connection>, SessionGuard), RunnerError> {
+        let has_room = |connection: &Arc<Connection>| {
+            connection.sessions_in_use() < SESSIONS_PER_CONNECTION
+                && connection.end_reason().is_none()
+                && !passed_over.iter().any(|full| Arc::ptr_eq(full, connection))
         };
-        match connection.open_session().await {
-            Ok((io, guard)) => Ok(Session {
-                io,
-                _guard: guard,
-                connection,
-            }),
-            Err(OpenError::Refused(reason)) => Err(self.no_commands(&reason)),
-            Err(OpenError::Lost(reason)) => Err(self.unreachable(reason)),
+        let first = self.connection().await?;
+        // Held while a further connection opens: whoever else needs one waits, and then finds room on it.
+        let mut state = self.state.lock().await;
+        state.further.retain(|further| further.strong_count() > 0);
+        let further = state.further.iter().filter_map(Weak::upgrade);
+        if let Some(connection) = std::iter::once(first).chain(further).find(has_room) {
+            let guard = connection.reserve();
+            return Ok((connection, guard));
         }
+        if state.further.len() >= FURTHER_CONNECTIONS {
+            return Err(self.full());
+        }
+        let connection = Connection::open(&self.settings).await?;
+        state.further.push(Arc::downgrade(&connection));
+        let guard = connection.reserve();
+        Ok((connection, guard))
+    }
+
+    fn full(&self) -> RunnerError {
+        self.refused(format!("{FURTHER_CONNECTIONS} further connections are full of commands; wait for some to end"))
     }
 
     fn no_commands(&self, reason: &str) -> RunnerError {

@@ -131,8 +131,9 @@ impl Drop for Sshd {
 }
 
 fn start(dir: &Path, port: u16, lines: &str) -> Option<Child> {
+    // A home of its own: what the account's own profile prints or waits for is none of the test's business.
     let config = format!(
-        "{lines}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {dir}/host\nPidFile none\nAuthorizedKeysFile {dir}/authorized_keys\n\
+        "{lines}\nSetEnv HOME={dir}\nPort {port}\nListenAddress 127.0.0.1\nHostKey {dir}/host\nPidFile none\nAuthorizedKeysFile {dir}/authorized_keys\n\
          PermitRootLogin prohibit-password\nStrictModes no\nUsePAM no\nPasswordAuthentication no\nMaxStartups 200\n",
         dir = dir.display()
     );
