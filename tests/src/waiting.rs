@@ -56,8 +56,12 @@ pub fn can_run(need: Result<(), String>) -> bool {
     said.expect("standard output takes the reason of a skipped test");
     drop(stdout);
     let must = std::env::var("PAPERCLIP_BRIDGE_TESTS_MUST_RUN").is_ok_and(|value| value == "1");
-    assert!(!must, "{test} must run here, but was skipped: {reason}");
+    refuse_if(must, &test, &reason);
     false
+}
+
+fn refuse_if(must: bool, test: &str, reason: &str) {
+    assert!(!must, "{test} must run here, but was skipped: {reason}");
 }
 
 /// The program of this name on `PATH` or in one of the folders where servers live.
@@ -72,4 +76,34 @@ pub fn program(name: &str) -> Result<std::path::PathBuf, String> {
         .map(|folder| std::path::Path::new(folder).join(name))
         .find(|candidate| candidate.is_file())
         .ok_or_else(|| format!("the program `{name}` is not installed"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_is_not_skipped() {
+        assert!(can_run(program("sh").map(drop)));
+    }
+
+    #[test]
+    fn what_is_not_there_is_named() {
+        assert_eq!(
+            program("no-such-program").unwrap_err(),
+            "the program `no-such-program` is not installed"
+        );
+    }
+
+    #[test]
+    #[should_panic(expected = "must run here, but was skipped: no reason")]
+    fn where_every_test_must_run_a_skipped_one_fails() {
+        refuse_if(true, "a test", "no reason");
+    }
+
+    #[test]
+    #[should_panic(expected = "not within 10ms: the sun rises")]
+    fn waiting_ends() {
+        eventually_blocking(Duration::from_millis(10), "the sun rises", || None::<()>);
+    }
 }

@@ -1,6 +1,6 @@
 //! What is refused is refused with a reason, and the bridge's own paths never reach the upstream.
 
-use paperclip_bridge_tests::{Answer, World};
+use paperclip_bridge_tests::{Answer, Wire, World};
 
 /// The fields that every error of the bridge has.
 fn assert_error(answer: &Answer, status: u16, code: &str, retryable: bool) {
@@ -146,5 +146,27 @@ async fn a_body_over_the_operators_own_limit_is_413_with_the_limit() {
     let answer = answer.unwrap();
     assert_error(&answer, 413, "body_too_large", false);
     assert!(answer.text().contains("1024"), "{}", answer.text());
+    assert_eq!(world.upstream.count(), 0);
+}
+
+/// Many clients read nothing before they have sent everything; one that is cut off meanwhile sees no answer at all.
+#[tokio::test]
+async fn a_caller_that_sends_everything_before_it_reads_still_sees_its_413() {
+    let world = World::local().args(["--max-body", "1KiB"]).open().await;
+    let agent = world.agent();
+    let mut wire = Wire::connect(&agent.url).await.unwrap();
+
+    let headers = [("content-type", "application/json")];
+    let mut bytes = agent.head(
+        "POST",
+        "/api/issues/PAP-1/comments",
+        &headers,
+        Some(16 * 1024 * 1024),
+    );
+    bytes.resize(bytes.len() + 16 * 1024 * 1024, b' ');
+    wire.send(&bytes).await.expect("the whole body is taken");
+    let answer = wire.answer("POST").await.unwrap();
+
+    assert_error(&answer, 413, "body_too_large", false);
     assert_eq!(world.upstream.count(), 0);
 }

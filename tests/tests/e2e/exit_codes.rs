@@ -39,6 +39,20 @@ async fn what_works_ends_with_0() {
 }
 
 #[tokio::test]
+async fn the_demo_needs_nothing_and_ends_with_0() {
+    let ended = bridge(&["demo"]).await;
+
+    assert_eq!(ended.code, Some(0), "{}{}", ended.stdout, ended.stderr);
+    for word in ["200", "403", "401", "413", "409"] {
+        assert!(
+            ended.stdout.contains(word),
+            "{word} is not shown:\n{}",
+            ended.stdout
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_policy_table_with_a_wrong_expectation_ends_with_1() {
     let folder = tempfile::tempdir().unwrap();
     let cases = folder.path().join("cases.toml");

@@ -9,6 +9,7 @@ mod denial;
 mod http1;
 mod upstreams;
 mod outcomes;
+mod log;
 mod forwarding;
 mod connection_loss;
 mod stalled_uploads;

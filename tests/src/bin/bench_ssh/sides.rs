@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use paperclip_bridge_tests::binary::Bridge;
 use paperclip_bridge_tests::sshd::Access;
-use paperclip_bridge_tests::waiting::program;
+use paperclip_bridge_tests::waiting::{eventually_blocking, program};
 use paperclip_bridge_tests::world::{CREDENTIAL, Place, RUN_ID, daemon};
 use paperclip_bridge_tests::{Agent, eventually, processes};
 use tempfile::TempDir;
@@ -17,6 +17,9 @@ use super::api::Api;
 
 /// How long a side may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
+
+/// How long nginx may take to end.
+const END_LIMIT: Duration = Duration::from_secs(10);
 
 /// The rival's token; ours makes its own.
 const TOKEN: &str = "pcb_0123456789abcdef0123456789abcdef";
@@ -167,13 +170,15 @@ impl Side {
 
 impl Drop for Rival {
     fn drop(&mut self) {
-        // The workers outlive a master that was killed, and a master that was not replaces its workers.
+        // Told to end, the master ends and reaps its workers; killed, it would leave them.
         let Some(master) = self.nginx.id() else { return };
-        let workers = processes::descendants(master);
-        processes::signal(master, "KILL");
-        for worker in workers {
-            processes::signal(worker.pid, "KILL");
-        }
+        processes::signal(master, "TERM");
+        let ended = || {
+            processes::one(master)
+                .is_none_or(|one| one.state == 'Z')
+                .then_some(())
+        };
+        eventually_blocking(END_LIMIT, "nginx ends", ended);
     }
 }
 
