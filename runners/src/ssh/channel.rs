@@ -14,6 +14,7 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use futures_util::FutureExt;
@@ -41,6 +42,8 @@ pub struct ChannelIo {
     sending: Option<ReusableBoxFuture<'static, Result<(), russh::Error>>>,
     is_sending: bool,
     sent_eof: bool,
+    /// A write that gets no window for so long fails; `None` where a time limit of its own covers the wait.
+    stall_limit: Option<Duration>,
     stall: Option<Pin<Box<Sleep>>>,
     stalled: bool,
     aborted: bool,
@@ -55,10 +58,18 @@ impl ChannelIo {
             sending: None,
             is_sending: false,
             sent_eof: false,
+            stall_limit: None,
             stall: None,
             stalled: false,
             aborted: false,
         }
+    }
+
+    /// Fails a write that gets no window for so long. A command may leave its input unread for hours; an agent that
+    /// does not take its answer is gone.
+    pub(super) fn with_stall_limit(mut self, limit: Duration) -> Self {
+        self.stall_limit = Some(limit);
+        self
     }
 
     pub(super) fn id(&self) -> ChannelId {
@@ -115,7 +126,9 @@ impl ChannelIo {
     }
 
     fn poll_stall(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let limit = self.shared.limits.write_stall;
+        let Some(limit) = self.stall_limit else {
+            return Poll::Pending;
+        };
         let sleep = self
             .stall
             .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));

@@ -114,6 +114,12 @@ impl Connection {
         self.shared.refused()
     }
 
+    /// Channels that we had to close first; russh keeps about 3.5 KB of each.
+    #[must_use]
+    pub fn channels_closed_by_us(&self) -> u64 {
+        self.shared.closed_by_us()
+    }
+
     /// Whether a new connection should take over; this one still works.
     #[must_use]
     pub fn is_worn_out(&self) -> bool {
@@ -145,7 +151,9 @@ impl Connection {
     /// Opens a channel for one command.
     pub(super) async fn open_session(&self) -> Result<ChannelIo, OpenError> {
         let handle = Arc::clone(&self.handle);
-        let io = self.open_channel(async move { handle.channel_open_session().await }).await?;
+        let io = self
+            .open_channel(async move { handle.channel_open_session().await })
+            .await?;
         io.inbox().set_cap(self.shared.limits.output_cap);
         Ok(io)
     }

@@ -63,7 +63,8 @@ impl Dispatcher {
         let (_, writer) = channel.split();
         let inbox = self.shared.register(id, cap);
         reply.accept().await;
-        place.send(ChannelIo::new(Arc::clone(&self.shared), inbox, writer));
+        let stall = self.shared.limits.write_stall;
+        place.send(ChannelIo::new(Arc::clone(&self.shared), inbox, writer).with_stall_limit(stall));
     }
 
     /// Refuses what nobody asked for.

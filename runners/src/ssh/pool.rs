@@ -138,7 +138,13 @@ impl SshHost {
         for _ in 0..=FURTHER_CONNECTIONS {
             let (connection, guard) = self.place(&passed_over).await?;
             match connection.open_session().await {
-                Ok(io) => return Ok(Session { io, _guard: guard, connection }),
+                Ok(io) => {
+                    return Ok(Session {
+                        io,
+                        _guard: guard,
+                        connection,
+                    });
+                }
                 Err(OpenError::Refused(reason)) => {
                     drop(guard);
                     // With nothing else running on it, it is not a matter of room.
@@ -183,7 +189,9 @@ impl SshHost {
     }
 
     fn full(&self) -> RunnerError {
-        self.refused(format!("{FURTHER_CONNECTIONS} further connections are full of commands; wait for some to end"))
+        self.refused(format!(
+            "{FURTHER_CONNECTIONS} further connections are full of commands; wait for some to end"
+        ))
     }
 
     fn no_commands(&self, reason: &str) -> RunnerError {

@@ -70,7 +70,7 @@ pub struct ConnectionLimits {
     pub rekey_bytes: usize,
     /// Bytes of a command's output held for a slow reader.
     pub output_cap: usize,
-    /// A write to a channel that gets no window for so long fails.
+    /// A write to an accepted channel that gets no window for so long fails.
     pub write_stall: Duration,
     /// How long the server has to close a channel that we have ended, before we close it.
     pub linger: Duration,
