@@ -19,7 +19,7 @@ use crate::upstream::UpstreamSettings;
 /// The options of a session.
 #[derive(Args, Debug)]
 pub(crate) struct SessionOptions {
-    /// Where the agent runs: ssh://user@host[:port][/dir], an ssh_config alias, or `local`
+    /// Where the agent runs: `ssh://user@host[:port][/dir]`, an ssh_config alias, or `local`
     #[arg(value_name = "TARGET", value_parser = target::parse)]
     pub(crate) target: TargetSpec,
 
@@ -49,7 +49,7 @@ pub(crate) struct SessionOptions {
     #[arg(long, value_name = "SIZE", value_parser = size)]
     pub(crate) max_body: Option<u64>,
 
-    /// Most calls over time: COUNT/UNIT[:BURST], such as 20/s, 20/s:40 or 600/m [default: no limit]
+    /// Most calls over time: `COUNT/UNIT[:BURST]`, such as 20/s, 20/s:40 or 600/m [default: no limit]
     #[arg(long, value_name = "RATE")]
     pub(crate) rate: Option<RateLimit>,
 

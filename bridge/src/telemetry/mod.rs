@@ -71,8 +71,12 @@ impl Lines {
 }
 
 fn is_ours(module: &str) -> bool {
-    let root = module.split("::").next().unwrap_or(module);
-    OURS.contains(&root)
+    let of = |krate| {
+        module
+            .strip_prefix(krate)
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+    };
+    OURS.into_iter().any(of)
 }
 
 impl<S: Subscriber> Layer<S> for Lines {

@@ -4,10 +4,10 @@
 //! for [`PATIENCE`], then events are dropped and counted until there is room again, and a line says how many.
 //! Not here: how a line looks (`mod.rs`).
 
-#[cfg(test)]
 use std::fs::File;
 use std::io::{self, Write as _};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
@@ -31,6 +31,8 @@ static DROPPED_EVER: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub(crate) struct Output {
     stream: Stream,
+    /// Writes to it never wait for anybody, so that there is no need to ask.
+    always_room: bool,
     state: Mutex<State>,
 }
 
@@ -52,18 +54,22 @@ struct State {
 impl Output {
     /// Our standard error.
     pub(crate) fn stderr() -> Self {
-        Self {
-            stream: Stream::Stderr(io::stderr()),
-            state: Mutex::default(),
-        }
+        Self::new(Stream::Stderr(io::stderr()))
     }
 
     #[cfg(test)]
     pub(crate) fn file(file: File) -> Self {
-        Self {
-            stream: Stream::File(file),
+        Self::new(Stream::File(file))
+    }
+
+    fn new(stream: Stream) -> Self {
+        let mut output = Self {
+            stream,
+            always_room: false,
             state: Mutex::default(),
-        }
+        };
+        output.always_room = never_blocks(output.as_fd());
+        output
     }
 
     /// Writes one line, or drops it. Lines of several threads never mix.
@@ -119,8 +125,11 @@ impl Output {
         }
     }
 
-    /// Waits until a write would not block; files always have room.
+    /// Waits until a write would not block.
     fn has_room(&self, patience: Duration) -> bool {
+        if self.always_room {
+            return true;
+        }
         let limit = Timespec {
             tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(patience.subsec_nanos()),
@@ -129,6 +138,18 @@ impl Output {
         // An error or a hang-up is for the write to find.
         rustix::io::retry_on_intr(|| poll(&mut descriptors, Some(&limit))).is_ok_and(|ready| ready > 0)
     }
+}
+
+/// Whether this is a file on a disk or `/dev/null`.
+fn never_blocks(descriptor: BorrowedFd<'_>) -> bool {
+    // Linux's numbers: major 1, minor 3.
+    const NULL_DEVICE: u64 = 0x103;
+    let Ok(file) = descriptor.try_clone_to_owned().map(File::from) else {
+        return false;
+    };
+    file.metadata().is_ok_and(|metadata| {
+        metadata.is_file() || (metadata.file_type().is_char_device() && metadata.rdev() == NULL_DEVICE)
+    })
 }
 
 impl AsFd for Output {
