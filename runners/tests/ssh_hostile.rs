@@ -1,5 +1,11 @@
 //! Connections to a scripted SSH server that does what no honest one does.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "a test that cannot set up its world has failed"
+)]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -225,9 +231,8 @@ async fn a_flood_into_an_unread_channel_ends_that_channel_and_no_other() {
     beside.write_all(b"ping").await.unwrap();
     beside.flush().await.unwrap();
     let heard = loop {
-        match beside_there.wait().await.unwrap() {
-            russh::ChannelMsg::Data { data } => break data,
-            _ => {}
+        if let russh::ChannelMsg::Data { data } = beside_there.wait().await.unwrap() {
+            break data;
         }
     };
     assert_eq!(&heard[..], b"ping");

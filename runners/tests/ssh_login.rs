@@ -1,5 +1,10 @@
 //! Host keys and logins against a real OpenSSH server.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test that cannot set up its world has failed"
+)]
+
 mod support;
 
 use std::path::PathBuf;

@@ -42,7 +42,7 @@ impl Local {
 
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, SocketFile),
+    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
 }
 
 /// Removes the socket's file when the tunnel ends, by whatever way.

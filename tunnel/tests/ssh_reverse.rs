@@ -1,5 +1,12 @@
 //! The reverse tunnel against a real OpenSSH server: its listener, its traps, its return after a loss.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test that cannot set up its world has failed"
+)]
+
 #[path = "../../runners/tests/support/mod.rs"]
 mod support;
 
@@ -91,7 +98,9 @@ impl Running {
                 listening,
                 verified_loopback,
             } => (listening, verified_loopback),
-            other => panic!("{other:?}"),
+            other @ (Status::Starting | Status::Reconnecting { .. } | Status::Degraded { .. }) => {
+                panic!("{other:?}")
+            }
         }
     }
 
@@ -140,10 +149,10 @@ async fn refusal(settings: ConnectionSettings, options: SshReverseOptions) -> (S
         .await
         .unwrap()
         .unwrap();
-    match end {
-        TunnelEnd::Refused { reason, detail } => (reason.to_owned(), detail),
-        other => panic!("{other:?}"),
-    }
+    let TunnelEnd::Refused { reason, detail } = end else {
+        panic!("{end:?}")
+    };
+    (reason.to_owned(), detail)
 }
 
 #[tokio::test]

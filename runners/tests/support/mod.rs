@@ -1,6 +1,13 @@
 //! A real OpenSSH server for one test: own host key, own user key, own configuration, ended with the test.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+#![expect(dead_code, reason = "each test binary uses its own part of this")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    reason = "a test that cannot set up its world has failed; a skipped one says so"
+)]
 
 use std::fs;
 use std::net::TcpStream;

@@ -7,7 +7,7 @@
 mod check;
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -295,7 +295,7 @@ impl SshReverse {
     async fn listen_unix(
         &self,
         connection: &Arc<Connection>,
-        path: &PathBuf,
+        path: &Path,
     ) -> Result<Forward, ListenFault> {
         let text = path
             .to_str()
@@ -381,7 +381,7 @@ fn forward_fault(error: ForwardError) -> ListenFault {
         ForwardError::PortRefused { .. } => ListenFault::PortTaken(detail),
         ForwardError::Lost(_) => ListenFault::Lost(detail),
         // The enum may grow; what is not known is not worked around.
-        _ => ListenFault::Refused {
+        ForwardError::Nonsense(_) | _ => ListenFault::Refused {
             reason: "forwarding_failed",
             detail,
         },
