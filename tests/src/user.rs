@@ -61,6 +61,7 @@ impl TestUser {
         let _alone = ONE_AT_A_TIME
             .lock()
             .unwrap_or_else(std::sync::PoisonError::into_inner);
+        remove_orphans();
         eventually_blocking(Duration::from_secs(20), "useradd makes a user", || {
             let made = Command::new("useradd")
                 .args(["--create-home", "--home-dir"])
@@ -129,6 +130,24 @@ impl Drop for TestUser {
                 return;
             }
             std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+/// Removes users of test processes that were killed before they could do it.
+fn remove_orphans() {
+    let users = std::fs::read_to_string("/etc/passwd").unwrap_or_default();
+    for name in users.lines().filter_map(|line| line.split(':').next()) {
+        let maker = name
+            .strip_prefix("pcbt")
+            .and_then(|rest| rest.split('n').next()?.parse().ok());
+        if maker.is_some_and(|pid| processes::one(pid).is_none()) {
+            // Another test process may do the same at this moment; either may win.
+            drop(
+                Command::new("userdel")
+                    .args(["--remove", "--force", name])
+                    .output(),
+            );
         }
     }
 }
