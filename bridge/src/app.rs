@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use http::HeaderValue;
 use policy::{Limits, RateLimit, Rules, Token};
+use runners::CommandManagedRuntimeRunner;
 use runners::local::{BaseEnvironment, LocalRunner};
 use runners::ssh::{SshHost, SshPool, SshRunner};
-use runners::CommandManagedRuntimeRunner;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -98,8 +98,6 @@ pub struct SessionRequest {
     pub unix_socket: Option<PathBuf>,
     /// Go on although the listener is not on loopback.
     pub allow_exposed_forward: bool,
-    /// `bash` or `sh`.
-    pub shell: runners::Shell,
 }
 
 /// A session that is ready, and everything its owner needs.
@@ -172,8 +170,12 @@ impl OpenSession {
         }
         match ended {
             Ok(Ok(TunnelEnd::StoppedUnclean(left))) => Err(left),
-            Ok(Ok(TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_)) | Err(_)) if open > 0 => {
-                Err(format!("{open} callbacks were given up while their outcome was open"))
+            Ok(Ok(TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_)) | Err(_))
+                if open > 0 =>
+            {
+                Err(format!(
+                    "{open} callbacks were given up while their outcome was open"
+                ))
             }
             Ok(Ok(TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_))) => Ok(()),
             Ok(Err(error)) => Err(format!("the tunnel failed: {error}")),
@@ -211,7 +213,10 @@ pub struct App {
 
 impl Default for App {
     fn default() -> Self {
-        Self { ssh: SshPool::default(), bodies: Budget::new(PROCESS_BODY_BYTES) }
+        Self {
+            ssh: SshPool::default(),
+            bodies: Budget::new(PROCESS_BODY_BYTES),
+        }
     }
 }
 
@@ -288,7 +293,11 @@ impl App {
                     Some(path) => tunnel::local::Local::unix(path.clone()),
                     None => tunnel::local::Local::tcp(),
                 };
-                Ok(Placed { runner: Arc::new(LocalRunner::new(base, None)), tunnel: Box::new(tunnel), host: None })
+                Ok(Placed {
+                    runner: Arc::new(LocalRunner::new(base, None)),
+                    tunnel: Box::new(tunnel),
+                    host: None,
+                })
             }
             (TargetSpec::Ssh(ssh), TunnelChoice::Auto | TunnelChoice::SshReverse) => {
                 let (settings, notes) = target::ssh_settings(ssh).map_err(OpenError::Configuration)?;
@@ -297,7 +306,10 @@ impl App {
                 }
                 let host = self.ssh.host(settings);
                 let options = SshReverseOptions {
-                    bind: request.unix_socket.clone().map_or(Bind::Tcp { port: 0 }, |path| Bind::Unix { path }),
+                    bind: request
+                        .unix_socket
+                        .clone()
+                        .map_or(Bind::Tcp { port: 0 }, |path| Bind::Unix { path }),
                     allow_exposed: request.allow_exposed_forward,
                     stream_cap: stream_cap(&request.limits),
                 };
@@ -307,19 +319,20 @@ impl App {
                     host: Some(host),
                 })
             }
-            (TargetSpec::Local, TunnelChoice::SshReverse) => {
-                Err(OpenError::Configuration("the target `local` takes no ssh-reverse tunnel".into()))
-            }
-            (TargetSpec::Ssh(_), TunnelChoice::Local) => {
-                Err(OpenError::Configuration("an SSH target takes no local tunnel".into()))
-            }
+            (TargetSpec::Local, TunnelChoice::SshReverse) => Err(OpenError::Configuration(
+                "the target `local` takes no ssh-reverse tunnel".into(),
+            )),
+            (TargetSpec::Ssh(_), TunnelChoice::Local) => Err(OpenError::Configuration(
+                "an SSH target takes no local tunnel".into(),
+            )),
         }
     }
 }
 
 fn stream_cap(limits: &Limits) -> usize {
     let body = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
-    body.saturating_add(limits.max_head).saturating_add(STREAM_SLACK_BYTES)
+    body.saturating_add(limits.max_head)
+        .saturating_add(STREAM_SLACK_BYTES)
 }
 
 async fn wait_until_ready(

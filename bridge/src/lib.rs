@@ -1,6 +1,6 @@
 //! The daemon: sessions, the path of a callback, the upstream, the command line.
 //!
-//! Here: what composes `policy`, `runners` and `tunnel`. A callback is followed through [`callback`], folder order
+//! Here: what composes `policy`, `runners` and `tunnel`. A callback is followed through `callback/`, folder order
 //! being reading order; [`app`] is where the parts are put together; [`cli`] is what an operator types.
 
 pub mod app;

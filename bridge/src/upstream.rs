@@ -96,9 +96,13 @@ impl UpstreamSettings {
     pub fn parse(url: &str, ca_file: Option<PathBuf>) -> Result<Self, UpstreamError> {
         let url = url.trim();
         if url.contains('#') {
-            return Err(UpstreamError::Url("it has a fragment; give only scheme, host, port and base path"));
+            return Err(UpstreamError::Url(
+                "it has a fragment; give only scheme, host, port and base path",
+            ));
         }
-        let uri: Uri = url.parse().map_err(|_| UpstreamError::Url("it is not a URL such as http://127.0.0.1:3100"))?;
+        let uri: Uri = url
+            .parse()
+            .map_err(|_| UpstreamError::Url("it is not a URL such as http://127.0.0.1:3100"))?;
         let parts = uri.into_parts();
         let scheme = match parts.scheme {
             Some(scheme) if scheme == Scheme::HTTP || scheme == Scheme::HTTPS => scheme,
@@ -107,20 +111,32 @@ impl UpstreamSettings {
         };
         let authority = parts.authority.ok_or(UpstreamError::Url("it names no host"))?;
         if authority.as_str().contains('@') {
-            return Err(UpstreamError::Url("it holds a user or password; give the credential by --credential"));
+            return Err(UpstreamError::Url(
+                "it holds a user or password; give the credential by --credential",
+            ));
         }
         if authority.host().is_empty() || authority.port_u16() == Some(0) {
             return Err(UpstreamError::Url("it names no host or port 0"));
         }
-        let path = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        let path = parts
+            .path_and_query
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
         if path.query().is_some() {
-            return Err(UpstreamError::Url("it has a query; give only scheme, host, port and base path"));
+            return Err(UpstreamError::Url(
+                "it has a query; give only scheme, host, port and base path",
+            ));
         }
         let base_path = path.path().trim_end_matches('/').to_owned();
         if !base_path.is_empty() && policy::Target::parse(base_path.as_bytes()).is_err() {
             return Err(UpstreamError::Url("its base path is not in canonical form"));
         }
-        Ok(Self { scheme, authority, base_path, ca_file, deadlines: Deadlines::default() })
+        Ok(Self {
+            scheme,
+            authority,
+            base_path,
+            ca_file,
+            deadlines: Deadlines::default(),
+        })
     }
 
     /// Scheme, host and port; never a secret.
@@ -163,7 +179,10 @@ pub struct Upstream {
 
 impl fmt::Debug for Upstream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Upstream").field("scheme", &self.scheme).field("authority", &self.authority).finish_non_exhaustive()
+        f.debug_struct("Upstream")
+            .field("scheme", &self.scheme)
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
     }
 }
 
@@ -229,9 +248,15 @@ impl Upstream {
     pub(crate) fn put_on(&self, headers: &mut http::HeaderMap, run_id: &HeaderValue) {
         headers.insert(http::header::HOST, self.host.clone());
         headers.insert(http::header::AUTHORIZATION, self.authorization.clone());
-        headers.insert(http::HeaderName::from_static("x-paperclip-run-id"), run_id.clone());
+        headers.insert(
+            http::HeaderName::from_static("x-paperclip-run-id"),
+            run_id.clone(),
+        );
         // Content codings are not relayed, so none is asked for.
-        headers.insert(http::header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        headers.insert(
+            http::header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        );
     }
 
     /// Sends one request, once.
@@ -257,7 +282,10 @@ pub(crate) fn never_sent(error: &hyper_util::client::legacy::Error) -> bool {
     }
     let mut source = std::error::Error::source(error);
     while let Some(error) = source {
-        if error.downcast_ref::<hyper::Error>().is_some_and(hyper::Error::is_canceled) {
+        if error
+            .downcast_ref::<hyper::Error>()
+            .is_some_and(hyper::Error::is_canceled)
+        {
             return true;
         }
         source = error.source();
@@ -282,17 +310,29 @@ struct DialShared {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum DialError {
     #[error("no connection to {host}:{port} within {limit:?}")]
-    TimedOut { host: String, port: u16, limit: Duration },
+    TimedOut {
+        host: String,
+        port: u16,
+        limit: Duration,
+    },
     #[error("{host}:{port}: {source}")]
-    Io { host: String, port: u16, source: io::Error },
+    Io {
+        host: String,
+        port: u16,
+        source: io::Error,
+    },
 }
 
 impl Dial {
     fn new(settings: &UpstreamSettings) -> Result<Self, UpstreamError> {
         let tls = if settings.scheme == Scheme::HTTPS {
             let host = settings.authority.host().trim_matches(['[', ']']).to_owned();
-            let name = ServerName::try_from(host).map_err(|_| UpstreamError::Url("its host is not a name or an address"))?;
-            Some((TlsConnector::from(Arc::new(tls_config(settings.ca_file.as_ref())?)), name))
+            let name = ServerName::try_from(host)
+                .map_err(|_| UpstreamError::Url("its host is not a name or an address"))?;
+            Some((
+                TlsConnector::from(Arc::new(tls_config(settings.ca_file.as_ref())?)),
+                name,
+            ))
         } else {
             None
         };
@@ -309,9 +349,15 @@ impl Dial {
 
     async fn connect(&self) -> Result<Link, DialError> {
         let shared = &self.shared;
-        let failed = |source| DialError::Io { host: shared.host.clone(), port: shared.port, source };
+        let failed = |source| DialError::Io {
+            host: shared.host.clone(),
+            port: shared.port,
+            source,
+        };
         tokio::time::timeout(shared.limit, async {
-            let stream = TcpStream::connect((shared.host.as_str(), shared.port)).await.map_err(failed)?;
+            let stream = TcpStream::connect((shared.host.as_str(), shared.port))
+                .await
+                .map_err(failed)?;
             stream.set_nodelay(true).map_err(failed)?;
             match &shared.tls {
                 None => Ok(Link::Plain(stream)),
@@ -323,7 +369,11 @@ impl Dial {
         })
         .await
         .unwrap_or_else(|_| {
-            Err(DialError::TimedOut { host: shared.host.clone(), port: shared.port, limit: shared.limit })
+            Err(DialError::TimedOut {
+                host: shared.host.clone(),
+                port: shared.port,
+                limit: shared.limit,
+            })
         })
     }
 }
@@ -331,7 +381,10 @@ impl Dial {
 fn tls_config(ca_file: Option<&PathBuf>) -> Result<rustls::ClientConfig, UpstreamError> {
     let mut roots = rustls::RootCertStore::empty();
     if let Some(path) = ca_file {
-        let refused = |reason: String| UpstreamError::CaFile { path: path.clone(), reason };
+        let refused = |reason: String| UpstreamError::CaFile {
+            path: path.clone(),
+            reason,
+        };
         let certificates = rustls_pki_types::CertificateDer::pem_file_iter(path)
             .and_then(Iterator::collect::<Result<Vec<_>, _>>)
             .map_err(|error| refused(error.to_string()))?;
@@ -339,7 +392,9 @@ fn tls_config(ca_file: Option<&PathBuf>) -> Result<rustls::ClientConfig, Upstrea
             return Err(refused("it holds no PEM certificate".into()));
         }
         for certificate in certificates {
-            roots.add(certificate).map_err(|error| refused(error.to_string()))?;
+            roots
+                .add(certificate)
+                .map_err(|error| refused(error.to_string()))?;
         }
     } else {
         let found = rustls_native_certs::load_native_certs();
@@ -458,7 +513,10 @@ mod tests {
 
         let uri = upstream.uri(&target("/api/issues/PAP-1?q=%2F&x=a:b")).unwrap();
 
-        assert_eq!(uri.to_string(), "http://127.0.0.1:1/base/api/issues/PAP-1?q=%2F&x=a:b");
+        assert_eq!(
+            uri.to_string(),
+            "http://127.0.0.1:1/base/api/issues/PAP-1?q=%2F&x=a:b"
+        );
     }
 
     #[test]
@@ -483,7 +541,10 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let settings = UpstreamSettings::parse("https://h/", Some(file.path().to_owned())).unwrap();
 
-        assert!(matches!(Upstream::new(&settings, &Secret::new("k")), Err(UpstreamError::CaFile { .. })));
+        assert!(matches!(
+            Upstream::new(&settings, &Secret::new("k")),
+            Err(UpstreamError::CaFile { .. })
+        ));
     }
 
     #[test]

@@ -92,18 +92,24 @@ pub(crate) async fn of_safe(sent: Sent, admitted: Admitted, deadline: Instant) -
         })),
         Length::Unknown => {
             let mut held = admitted.held;
-            let bytes = hold(incoming, limit, deadline, &mut held, sent.upload.as_ref()).await.map_err(|lost| {
-                match lost {
+            let bytes = hold(incoming, limit, deadline, &mut held, sent.upload.as_ref())
+                .await
+                .map_err(|lost| match lost {
                     Lost::Late => Refusal::UpstreamTimeout,
                     Lost::Broken => Refusal::UpstreamFailed("its answer broke off"),
                     Lost::TooLarge => Refusal::UpstreamFailed("its answer is too large"),
-                    Lost::NoRoom => Refusal::Unavailable { why: "no room for this answer now" },
-                }
-            })?;
+                    Lost::NoRoom => Refusal::Unavailable {
+                        why: "no room for this answer now",
+                    },
+                })?;
             AnswerBody::held(bytes)
         }
     };
-    Ok(Reply { status: parts.status, headers, body })
+    Ok(Reply {
+        status: parts.status,
+        headers,
+        body,
+    })
 }
 
 /// An answer to an unsafe method: held whole, so that its status still tells the truth when its body breaks.
@@ -120,17 +126,23 @@ pub(crate) async fn of_unsafe(sent: Sent, admitted: Admitted, deadline: Instant)
             Bytes::new()
         }
         Length::Known(_) | Length::Unknown => {
-            hold(incoming, limit, deadline, &mut held, sent.upload.as_ref()).await.map_err(|lost| {
-                Refusal::Indeterminate(match lost {
-                    Lost::Late => "the answer did not end in time",
-                    Lost::Broken => "the answer broke off",
-                    Lost::TooLarge => "the answer is too large",
-                    Lost::NoRoom => "there was no room for the answer",
-                })
-            })?
+            hold(incoming, limit, deadline, &mut held, sent.upload.as_ref())
+                .await
+                .map_err(|lost| {
+                    Refusal::Indeterminate(match lost {
+                        Lost::Late => "the answer did not end in time",
+                        Lost::Broken => "the answer broke off",
+                        Lost::TooLarge => "the answer is too large",
+                        Lost::NoRoom => "there was no room for the answer",
+                    })
+                })?
         }
     };
-    Ok(Reply { status: parts.status, headers, body: AnswerBody::held(bytes) })
+    Ok(Reply {
+        status: parts.status,
+        headers,
+        body: AnswerBody::held(bytes),
+    })
 }
 
 fn abandon(upload: Option<&Arc<UploadControl>>) {
@@ -169,7 +181,11 @@ impl Seen {
             .iter()
             .any(|value| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity"));
         let event_stream = headers.get(header::CONTENT_TYPE).is_some_and(|value| {
-            let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+            let essence = value
+                .as_bytes()
+                .split(|byte| *byte == b';')
+                .next()
+                .unwrap_or_default();
             essence.trim_ascii().eq_ignore_ascii_case(b"text/event-stream")
         });
         let length = match exact {
@@ -177,7 +193,13 @@ impl Seen {
             Some(length) => Length::Known(length),
             None => Length::Unknown,
         };
-        Self { length, event_stream, encoded, head, informational: status.is_informational() }
+        Self {
+            length,
+            event_stream,
+            encoded,
+            head,
+            informational: status.is_informational(),
+        }
     }
 
     fn acceptable(&self, limit: u64) -> Result<(), &'static str> {
@@ -225,7 +247,9 @@ async fn hold(
         let mut first = Bytes::new();
         let mut whole = BytesMut::new();
         while let Some(frame) = incoming.frame().await {
-            let Ok(data) = frame.map_err(|_| Lost::Broken)?.into_data() else { continue };
+            let Ok(data) = frame.map_err(|_| Lost::Broken)?.into_data() else {
+                continue;
+            };
             let length = data.len() as u64;
             let sum = (first.len() as u64).max(whole.len() as u64) + length;
             if sum > limit {
@@ -246,7 +270,9 @@ async fn hold(
         }
         Ok(if whole.is_empty() { first } else { whole.freeze() })
     };
-    let result = tokio::time::timeout_at(deadline, read).await.unwrap_or(Err(Lost::Late));
+    let result = tokio::time::timeout_at(deadline, read)
+        .await
+        .unwrap_or(Err(Lost::Late));
     abandon(upload);
     result
 }
@@ -350,7 +376,11 @@ impl StreamBody {
 
 impl Drop for StreamBody {
     fn drop(&mut self) {
-        let broken = if self.remaining == Some(0) { None } else { Some("caller_gone") };
+        let broken = if self.remaining == Some(0) {
+            None
+        } else {
+            Some("caller_gone")
+        };
         self.end(broken);
     }
 }
@@ -376,7 +406,9 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Held(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
-            Self::Stream(stream) => stream.remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
+            Self::Stream(stream) => stream
+                .remaining
+                .map_or_else(SizeHint::default, SizeHint::with_exact),
         }
     }
 }

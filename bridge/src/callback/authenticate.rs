@@ -30,7 +30,9 @@ pub(crate) fn session(arrived: Arrived) -> Result<Caller, Refusal> {
     }
     let mut authorizations = headers.get_all(header::AUTHORIZATION).iter();
     let known = match (authorizations.next(), authorizations.next()) {
-        (Some(value), None) => bearer(value.as_bytes()).is_some_and(|token| arrived.session.owns_token(token)),
+        (Some(value), None) => {
+            bearer(value.as_bytes()).is_some_and(|token| arrived.session.owns_token(token))
+        }
         (None, _) | (Some(_), Some(_)) => false,
     };
     if !known {

@@ -42,13 +42,25 @@ pub(crate) enum HoldError {
 }
 
 impl CallerBody {
-    pub(crate) fn new(incoming: Incoming, headers: &HeaderMap, notes: Arc<Notes>, tasks: TaskTracker) -> Self {
-        Self { incoming: Some(incoming), awaits_continue: headers.contains_key(header::EXPECT), notes, tasks }
+    pub(crate) fn new(
+        incoming: Incoming,
+        headers: &HeaderMap,
+        notes: Arc<Notes>,
+        tasks: TaskTracker,
+    ) -> Self {
+        Self {
+            incoming: Some(incoming),
+            awaits_continue: headers.contains_key(header::EXPECT),
+            notes,
+            tasks,
+        }
     }
 
     /// Its length in bytes, where it was declared; 0 where there is none.
     pub(crate) fn declared_length(&self) -> Option<u64> {
-        self.incoming.as_ref().map_or(Some(0), |incoming| incoming.size_hint().exact())
+        self.incoming
+            .as_ref()
+            .map_or(Some(0), |incoming| incoming.size_hint().exact())
     }
 
     /// Moves the body out; what is left behind is empty.
@@ -83,7 +95,10 @@ impl CallerBody {
                 }
                 Some(Err(_)) => {
                     self.incoming = None;
-                    return Err(self.notes.body_fault().map_or(HoldError::Broken, HoldError::Fault));
+                    return Err(self
+                        .notes
+                        .body_fault()
+                        .map_or(HoldError::Broken, HoldError::Fault));
                 }
             }
         }
@@ -93,7 +108,9 @@ impl CallerBody {
     fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
         self.awaits_continue = false;
         loop {
-            let Some(incoming) = self.incoming.as_mut() else { return Poll::Ready(None) };
+            let Some(incoming) = self.incoming.as_mut() else {
+                return Poll::Ready(None);
+            };
             match ready!(Pin::new(incoming).poll_frame(cx)) {
                 None => {
                     self.incoming = None;
@@ -115,8 +132,11 @@ impl CallerBody {
 
 impl Drop for CallerBody {
     fn drop(&mut self) {
-        let Some(mut incoming) = self.incoming.take() else { return };
-        if incoming.is_end_stream() || self.awaits_continue || tokio::runtime::Handle::try_current().is_err() {
+        let Some(mut incoming) = self.incoming.take() else {
+            return;
+        };
+        if incoming.is_end_stream() || self.awaits_continue || tokio::runtime::Handle::try_current().is_err()
+        {
             return;
         }
         self.tasks.spawn(async move {
@@ -171,12 +191,21 @@ const FINISHED: u8 = 3;
 
 impl UploadControl {
     pub(crate) fn new(body: CallerBody) -> Arc<Self> {
-        Arc::new(Self { body: Mutex::new(Some(body)), state: AtomicU8::new(RUNNING), waker: Mutex::new(None) })
+        Arc::new(Self {
+            body: Mutex::new(Some(body)),
+            state: AtomicU8::new(RUNNING),
+            waker: Mutex::new(None),
+        })
     }
 
     /// A body for one try; the first that is polled gets the bytes.
     pub(crate) fn upload(self: &Arc<Self>, length: u64) -> UpstreamBody {
-        UpstreamBody::Upload(Upload { length, sent: 0, control: Arc::clone(self), body: None })
+        UpstreamBody::Upload(Upload {
+            length,
+            sent: 0,
+            control: Arc::clone(self),
+            body: None,
+        })
     }
 
     /// Whether no byte was asked for yet.
@@ -186,12 +215,17 @@ impl UploadControl {
 
     /// The upstream answered: sends no more. Does nothing to an upload that is through.
     pub(crate) fn pause(&self) {
-        let _was = self.state.compare_exchange(RUNNING, PAUSED, Ordering::AcqRel, Ordering::Acquire);
+        let _was = self
+            .state
+            .compare_exchange(RUNNING, PAUSED, Ordering::AcqRel, Ordering::Acquire);
     }
 
     /// The answer is read: ends a paused upload, and its connection with it.
     pub(crate) fn abandon(&self) {
-        if self.state.compare_exchange(PAUSED, ABANDONED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        if self
+            .state
+            .compare_exchange(PAUSED, ABANDONED, Ordering::AcqRel, Ordering::Acquire)
+            .is_ok()
             && let Some(waker) = self.waker.lock().unwrap_or_else(PoisonError::into_inner).take()
         {
             waker.wake();
@@ -225,9 +259,16 @@ impl Upload {
             _ => {}
         }
         if self.body.is_none() {
-            self.body = self.control.body.lock().unwrap_or_else(PoisonError::into_inner).take();
+            self.body = self
+                .control
+                .body
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .take();
         }
-        let Some(body) = self.body.as_mut() else { return Poll::Ready(None) };
+        let Some(body) = self.body.as_mut() else {
+            return Poll::Ready(None);
+        };
         match ready!(body.poll_data(cx)) {
             Some(Ok(data)) => {
                 self.sent += data.len() as u64;
@@ -250,7 +291,10 @@ impl Body for UpstreamBody {
     type Data = Bytes;
     type Error = UploadError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, UploadError>>> {
         match self.get_mut() {
             Self::Empty => Poll::Ready(None),
             Self::Held(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),

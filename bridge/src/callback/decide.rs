@@ -18,7 +18,11 @@ pub(crate) struct Permitted {
 
 pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Permitted, Refusal> {
     let target = Target::parse(request.target.as_str().as_bytes()).map_err(Refusal::PathNotCanonical)?;
-    let ask = Ask { method: request.method.as_str(), target: &target, now_unix: now_unix() };
+    let ask = Ask {
+        method: request.method.as_str(),
+        target: &target,
+        now_unix: now_unix(),
+    };
     let permit = match request.session.rules.decide(&ask) {
         Verdict::Allow(permit) => permit,
         Verdict::Deny(denial) => {
@@ -34,7 +38,9 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
     if let Some(length) = request.body.declared_length()
         && length > request.session.limits.max_body
     {
-        return Err(Refusal::BodyTooLarge { limit_bytes: request.session.limits.max_body });
+        return Err(Refusal::BodyTooLarge {
+            limit_bytes: request.session.limits.max_body,
+        });
     }
     record.allowed(&request, permit.rule_id());
     Ok(Permitted { request })
@@ -46,7 +52,11 @@ fn content(request: &CallbackRequest, permit: &Permit) -> Result<(), Refusal> {
         Some(length) => content_type::Body::Known(length),
         None => content_type::Body::Unknown,
     };
-    let types = request.headers.get_all(header::CONTENT_TYPE).iter().map(http::HeaderValue::as_bytes);
+    let types = request
+        .headers
+        .get_all(header::CONTENT_TYPE)
+        .iter()
+        .map(http::HeaderValue::as_bytes);
     content_type::check_lines(permit.multipart(), body, types).map_err(Refusal::ContentType)
 }
 

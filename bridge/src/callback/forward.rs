@@ -20,7 +20,10 @@ use crate::upstream::{Via, never_sent};
 
 /// Safe methods change nothing, so a lost answer does no harm (RFC 9110 section 9.2.1).
 pub(crate) fn is_safe(method: &Method) -> bool {
-    matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE)
+    matches!(
+        *method,
+        Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE
+    )
 }
 
 pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
@@ -35,8 +38,13 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     let session = Arc::clone(&request.session);
     let request_id = request.request_id;
     let key = request.idempotency_key.as_deref();
-    if !session.ledger.open(request_id, request.method.clone(), request.target.path(), key) {
-        return Err(Refusal::Unavailable { why: "too many callbacks with an open outcome" });
+    if !session
+        .ledger
+        .open(request_id, request.method.clone(), request.target.path(), key)
+    {
+        return Err(Refusal::Unavailable {
+            why: "too many callbacks with an open outcome",
+        });
     }
     let settling = Arc::clone(&session);
     let task = session.tasks.spawn(async move {
@@ -47,8 +55,15 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     match task.await {
         Ok(result) => result,
         Err(_) => {
-            session.ledger.settle(request_id, Outcome::Indeterminate { reason: "task_failed" });
-            Err(Refusal::Indeterminate("the bridge failed while it waited for the answer"))
+            session.ledger.settle(
+                request_id,
+                Outcome::Indeterminate {
+                    reason: "task_failed",
+                },
+            );
+            Err(Refusal::Indeterminate(
+                "the bridge failed while it waited for the answer",
+            ))
         }
     }
 }
@@ -63,7 +78,9 @@ async fn run_unsafe(admitted: Admitted) -> Result<Reply, Refusal> {
 
 fn outcome_of(result: &Result<Reply, Refusal>) -> Outcome {
     match result {
-        Ok(reply) => Outcome::Answered { status: reply.status.as_u16() },
+        Ok(reply) => Outcome::Answered {
+            status: reply.status.as_u16(),
+        },
         Err(Refusal::Indeterminate(reason)) => Outcome::Indeterminate { reason },
         // Every other refusal of this step says that nothing was sent.
         Err(_) => Outcome::NotSent,
@@ -141,11 +158,21 @@ async fn dispatch(admitted: &Admitted, deadline: Instant) -> Result<Sent, Failur
         };
         let untouched = upload.as_ref().is_none_or(|control| control.untouched());
         if !(never_sent(&error) && untouched) {
-            tracing::debug!(error = &error as &dyn std::error::Error, "a dispatched callback got no answer");
-            return Err(if caller_broke(&error) { Failure::CallerBroke } else { Failure::Lost });
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "a dispatched callback got no answer"
+            );
+            return Err(if caller_broke(&error) {
+                Failure::CallerBroke
+            } else {
+                Failure::Lost
+            });
         }
         if error.is_connect() || via == Via::FreshConnection {
-            tracing::debug!(error = &error as &dyn std::error::Error, "the upstream was not reached");
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "the upstream was not reached"
+            );
             return Err(Failure::NeverSent);
         }
         // An idle connection had been closed under us before a byte was written: once more, on a new one.
@@ -174,7 +201,12 @@ fn build(admitted: &Admitted, body: UpstreamBody) -> Result<Request<UpstreamBody
 
 /// What a `Connection` header names is for this hop only.
 pub(super) fn connection_named(headers: &HeaderMap) -> ConnectionNamed<'_> {
-    ConnectionNamed::from_values(headers.get_all(http::header::CONNECTION).iter().map(http::HeaderValue::as_bytes))
+    ConnectionNamed::from_values(
+        headers
+            .get_all(http::header::CONNECTION)
+            .iter()
+            .map(http::HeaderValue::as_bytes),
+    )
 }
 
 fn caller_broke(error: &hyper_util::client::legacy::Error) -> bool {

@@ -16,7 +16,10 @@ use crate::session::{CONCURRENCY, SESSION_BODY_BYTES};
 pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>, Refusal> {
     let session = &question.session;
     let path = question.target.path();
-    let asked = path.strip_prefix(BRIDGE_PREFIX).and_then(|rest| rest.strip_prefix('/')).unwrap_or_default();
+    let asked = path
+        .strip_prefix(BRIDGE_PREFIX)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .unwrap_or_default();
     if question.method != Method::GET {
         return Err(Refusal::UnknownBridgePath);
     }
@@ -27,7 +30,9 @@ pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>,
             "tunnel": session.tunnel,
             "bridge_version": env!("CARGO_PKG_VERSION"),
         }))),
-        "routes" => Ok(told(&json!({ "routes": session.rules.routes(now_unix()).collect::<Vec<_>>() }))),
+        "routes" => Ok(told(
+            &json!({ "routes": session.rules.routes(now_unix()).collect::<Vec<_>>() }),
+        )),
         "limits" => Ok(told(&json!({
             "max_body_bytes": session.limits.max_body,
             "max_head_bytes": session.limits.max_head,
@@ -43,7 +48,10 @@ pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>,
         }))),
         _ => match asked.strip_prefix("outcome/") {
             Some(id) if !id.is_empty() => {
-                let entry = session.ledger.look_up(&decoded(id)).ok_or(Refusal::OutcomeUnknown)?;
+                let entry = session
+                    .ledger
+                    .look_up(&decoded(id))
+                    .ok_or(Refusal::OutcomeUnknown)?;
                 Ok(told(&entry))
             }
             Some(_) | None => Err(Refusal::UnknownBridgePath),
@@ -72,7 +80,11 @@ fn decoded(id: &str) -> String {
 }
 
 fn told(answer: &impl Serialize) -> Response<AnswerBody> {
-    answer::json(StatusCode::OK, Bytes::from(serde_json::to_vec(answer).unwrap_or_default()), false)
+    answer::json(
+        StatusCode::OK,
+        Bytes::from(serde_json::to_vec(answer).unwrap_or_default()),
+        false,
+    )
 }
 
 #[cfg(test)]

@@ -51,7 +51,10 @@ async fn steps(arrived: Arrived, record: &mut Record) -> Result<Response<AnswerB
     let caller = authenticate::session(arrived)?;
     let request = match read::canonical(caller, record)? {
         Asked::Api(request) => request,
-        Asked::Bridge(question) => return introspect::answer(&question),
+        Asked::Bridge(question) => {
+            record.asks_bridge();
+            return introspect::answer(&question);
+        }
     };
     let permit = decide::permit(request, record)?;
     let admitted = throttle::admit(permit).await?;

@@ -43,7 +43,12 @@ pub(crate) struct CallbackRequest {
 pub(crate) fn canonical(caller: Caller, record: &mut Record) -> Result<Asked, Refusal> {
     let arrived = caller.arrived;
     let (parts, incoming) = arrived.request.into_parts();
-    let body = CallerBody::new(incoming, &parts.headers, Arc::clone(&arrived.notes), arrived.session.tasks.clone());
+    let body = CallerBody::new(
+        incoming,
+        &parts.headers,
+        Arc::clone(&arrived.notes),
+        arrived.session.tasks.clone(),
+    );
     if let Some(fault) = arrived.note.target_fault {
         return Err(Refusal::PathNotCanonical(fault));
     }
@@ -65,8 +70,14 @@ pub(crate) fn canonical(caller: Caller, record: &mut Record) -> Result<Asked, Re
         body,
     };
     let path = request.target.path();
-    let ours = path.strip_prefix(BRIDGE_PREFIX).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    Ok(if ours { Asked::Bridge(request) } else { Asked::Api(request) })
+    let ours = path
+        .strip_prefix(BRIDGE_PREFIX)
+        .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    Ok(if ours {
+        Asked::Bridge(request)
+    } else {
+        Asked::Api(request)
+    })
 }
 
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
@@ -75,7 +86,9 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
         (None, _) => Ok(None),
         (Some(key), None) => match key.to_str() {
             Ok(text) if text.len() <= 255 => Ok(Some(text.to_owned())),
-            Ok(_) | Err(_) => Err(Refusal::Malformed("the Idempotency-Key is not 1 to 255 visible ASCII characters")),
+            Ok(_) | Err(_) => Err(Refusal::Malformed(
+                "the Idempotency-Key is not 1 to 255 visible ASCII characters",
+            )),
         },
         (Some(_), Some(_)) => Err(Refusal::Malformed("there is more than one Idempotency-Key")),
     }

@@ -24,6 +24,8 @@ pub(crate) struct Record {
     method: Method,
     path: String,
     rule: Option<RuleId>,
+    /// Asked of the bridge itself: policy has no say in it.
+    own: bool,
     began: Instant,
     status: u16,
     code: &'static str,
@@ -39,6 +41,7 @@ impl Record {
             method: arrived.method.clone(),
             path: String::new(),
             rule: None,
+            own: false,
             began: Instant::now(),
             status: 0,
             code: "",
@@ -50,6 +53,11 @@ impl Record {
     /// The canonical path is known.
     pub(crate) fn asks(&mut self, path: &str) {
         path.clone_into(&mut self.path);
+    }
+
+    /// It is asked of the bridge itself and never reaches the upstream.
+    pub(crate) fn asks_bridge(&mut self) {
+        self.own = true;
     }
 
     /// Policy allowed it; written down before anything is sent.
@@ -97,7 +105,11 @@ impl Record {
             method = self.method.as_str(),
             path = self.path,
             rule = self.rule.as_ref().map_or("", RuleId::as_str),
-            verdict = if self.rule.is_none() { "deny" } else { "allow" },
+            verdict = match (self.own, &self.rule) {
+                (true, _) => "own",
+                (false, Some(_)) => "allow",
+                (false, None) => "deny",
+            },
             status = self.status,
             code = self.code,
             broken = broken.unwrap_or_default(),

@@ -23,11 +23,23 @@ pub(crate) enum Refusal {
     InvalidToken,
     PathNotCanonical(TargetFault),
     UnknownBridgePath,
-    RouteNotAllowed { method: Method, path: String, why: String, hint: Option<String> },
+    RouteNotAllowed {
+        method: Method,
+        path: String,
+        why: String,
+        hint: Option<String>,
+    },
     ContentType(ContentTypeFault),
-    BodyTooLarge { limit_bytes: u64 },
-    RateLimited { retry_after_seconds: u64, why: &'static str },
-    Unavailable { why: &'static str },
+    BodyTooLarge {
+        limit_bytes: u64,
+    },
+    RateLimited {
+        retry_after_seconds: u64,
+        why: &'static str,
+    },
+    Unavailable {
+        why: &'static str,
+    },
     UpstreamUnreachable,
     UpstreamFailed(&'static str),
     UpstreamTimeout,
@@ -121,9 +133,10 @@ impl Refusal {
 
     fn decided_by(&self) -> DecidedBy {
         match self {
-            Self::UpstreamUnreachable | Self::UpstreamFailed(_) | Self::UpstreamTimeout | Self::Indeterminate(_) => {
-                DecidedBy::Upstream
-            }
+            Self::UpstreamUnreachable
+            | Self::UpstreamFailed(_)
+            | Self::UpstreamTimeout
+            | Self::Indeterminate(_) => DecidedBy::Upstream,
             Self::Framing(_)
             | Self::Malformed(_)
             | Self::HostMismatch
@@ -169,7 +182,9 @@ impl Refusal {
             Self::InvalidToken => "the bearer token is missing, wrong, or of another session".into(),
             Self::PathNotCanonical(fault) => format!("the request target is not in canonical form: {fault}"),
             Self::UnknownBridgePath => "there is nothing at this path under /_bridge/".into(),
-            Self::RouteNotAllowed { method, path, why, .. } => format!("Route not allowed: {method} {path} ({why})"),
+            Self::RouteNotAllowed {
+                method, path, why, ..
+            } => format!("Route not allowed: {method} {path} ({why})"),
             Self::ContentType(fault) => format!("the content type is not allowed here: {fault}"),
             Self::BodyTooLarge { limit_bytes } => format!("the body is larger than {limit_bytes} bytes"),
             Self::RateLimited { why, .. } => (*why).to_owned(),
@@ -214,7 +229,9 @@ impl Refusal {
 
     fn limit_bytes(&self) -> Option<u64> {
         match self {
-            Self::BodyTooLarge { limit_bytes } => Some(*limit_bytes),
+            Self::BodyTooLarge { limit_bytes } | Self::Framing(Fault::BodyTooLarge { limit_bytes }) => {
+                Some(*limit_bytes)
+            }
             Self::Framing(Fault::HeadTooLarge { limit_bytes } | Fault::TargetTooLong { limit_bytes }) => {
                 u64::try_from(*limit_bytes).ok()
             }
@@ -253,7 +270,9 @@ impl Refusal {
         let mut response = super::answer::json(self.status(), Bytes::from(json), head_only);
         let headers = response.headers_mut();
         match self {
-            Self::RateLimited { retry_after_seconds, .. } => {
+            Self::RateLimited {
+                retry_after_seconds, ..
+            } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_seconds));
             }
             Self::Unavailable { .. } => {
@@ -291,6 +310,7 @@ fn framing_status(fault: Fault) -> StatusCode {
             StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
         }
         Fault::Expectation => StatusCode::EXPECTATION_FAILED,
+        Fault::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         Fault::HeadTimeout | Fault::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
         Fault::RequestLine
         | Fault::Version
@@ -314,6 +334,7 @@ fn framing_code(fault: Fault) -> &'static str {
     match framing_status(fault) {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "head_too_large",
         StatusCode::EXPECTATION_FAILED => "expectation_failed",
+        StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
         StatusCode::REQUEST_TIMEOUT => "request_timeout",
         _ => "malformed_request",
     }

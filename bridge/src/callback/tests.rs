@@ -36,7 +36,10 @@ struct Shape {
 type Script<F> = fn(String, TcpStream) -> F;
 
 /// An upstream that reads one whole request per connection turn and hands it to `script`.
-async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(shape: Shape, script: Script<F>) -> World {
+async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(
+    shape: Shape,
+    script: Script<F>,
+) -> World {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let port = listener.local_addr().unwrap().port();
     let seen = Arc::new(Mutex::new(Vec::new()));
@@ -55,7 +58,8 @@ async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(shape: Sh
             });
         }
     });
-    let mut settings = UpstreamSettings::parse(&format!("http://127.0.0.1:{port}{}", shape.base_path), None).unwrap();
+    let mut settings =
+        UpstreamSettings::parse(&format!("http://127.0.0.1:{port}{}", shape.base_path), None).unwrap();
     if let Some(deadline) = shape.deadline {
         settings.deadlines.head = deadline;
         settings.deadlines.total = deadline;
@@ -91,7 +95,10 @@ async fn read_message(stream: &mut TcpStream) -> Option<String> {
     let length = head
         .to_ascii_lowercase()
         .lines()
-        .find_map(|line| line.strip_prefix("content-length: ").map(|value| value.parse::<usize>().unwrap()))
+        .find_map(|line| {
+            line.strip_prefix("content-length: ")
+                .map(|value| value.parse::<usize>().unwrap())
+        })
         .unwrap_or(0);
     let mut body = vec![0; length];
     stream.read_exact(&mut body).await.ok()?;
@@ -115,8 +122,14 @@ async fn ok(_: String, stream: TcpStream) -> Option<TcpStream> {
 impl World {
     fn open(&self) -> (DuplexStream, tokio::task::JoinHandle<()>) {
         let (agent, bridge) = tokio::io::duplex(64 * 1024);
-        let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
-        (agent, tokio::spawn(super::stream(stream, Arc::clone(&self.session))))
+        let stream = AgentStream {
+            bytes: Box::new(bridge),
+            listening: Listening::Tcp { port: PORT },
+        };
+        (
+            agent,
+            tokio::spawn(super::stream(stream, Arc::clone(&self.session))),
+        )
     }
 
     /// Sends raw bytes on a connection of their own and reads all answers, to the end of the connection.
@@ -142,8 +155,12 @@ impl World {
     }
 
     async fn post(&self, path: &str, body: &str) -> String {
-        let more = format!("Content-Type: application/json\r\nContent-Length: {}\r\n", body.len());
-        self.raw((self.head(&format!("POST {path}"), &more) + body).as_bytes()).await
+        let more = format!(
+            "Content-Type: application/json\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        self.raw((self.head(&format!("POST {path}"), &more) + body).as_bytes())
+            .await
     }
 
     fn seen(&self) -> Vec<String> {
@@ -151,8 +168,20 @@ impl World {
     }
 }
 
+/// Of several answers on one connection.
+fn statuses(answers: &str) -> Vec<u16> {
+    answers
+        .split("HTTP/1.1 ")
+        .skip(1)
+        .map(|answer| answer.get(..3).unwrap().parse().unwrap())
+        .collect()
+}
+
 fn status(answer: &str) -> u16 {
-    answer.get(9..12).and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no status in {answer:?}"))
+    answer
+        .get(9..12)
+        .and_then(|text| text.parse().ok())
+        .unwrap_or_else(|| panic!("no status in {answer:?}"))
 }
 
 fn json(answer: &str) -> serde_json::Value {
@@ -170,7 +199,14 @@ fn refused(status: u16, code: &str) -> (u16, String) {
 
 #[tokio::test]
 async fn the_upstream_sees_the_real_credential_and_nothing_of_the_callers_beyond_the_list() {
-    let world = world(Shape { base_path: "/base", ..Shape::default() }, ok).await;
+    let world = world(
+        Shape {
+            base_path: "/base",
+            ..Shape::default()
+        },
+        ok,
+    )
+    .await;
 
     let answer = world
         .ask(
@@ -183,13 +219,36 @@ async fn the_upstream_sees_the_real_credential_and_nothing_of_the_callers_beyond
     assert_eq!(status(&answer), 200);
     assert!(answer.ends_with("{\"ok\":true}") && answer.contains("etag: \"1\""));
     assert!(answer.contains("x-paperclip-bridge-request-id: "));
-    assert!(!answer.contains("set-cookie") && !answer.contains("server:"), "{answer}");
+    assert!(
+        !answer.contains("set-cookie") && !answer.contains("server:"),
+        "{answer}"
+    );
     let seen = world.seen().remove(0).to_ascii_lowercase();
-    let mut lines: Vec<_> = seen.trim_end().lines().skip(1).map(|line| line.split(':').next().unwrap()).collect();
+    let mut lines: Vec<_> = seen
+        .trim_end()
+        .lines()
+        .skip(1)
+        .map(|line| line.split(':').next().unwrap())
+        .collect();
     lines.sort_unstable();
-    assert!(seen.starts_with("get /base/api/issues/pap-1?q=%2f&x=a:b http/1.1\r\n"), "{seen}");
-    assert_eq!(lines, ["accept", "accept-encoding", "authorization", "host", "traceparent", "x-paperclip-run-id"]);
-    assert!(seen.contains("authorization: bearer real-credential") && seen.contains("x-paperclip-run-id: run-1"));
+    assert!(
+        seen.starts_with("get /base/api/issues/pap-1?q=%2f&x=a:b http/1.1\r\n"),
+        "{seen}"
+    );
+    assert_eq!(
+        lines,
+        [
+            "accept",
+            "accept-encoding",
+            "authorization",
+            "host",
+            "traceparent",
+            "x-paperclip-run-id"
+        ]
+    );
+    assert!(
+        seen.contains("authorization: bearer real-credential") && seen.contains("x-paperclip-run-id: run-1")
+    );
 }
 
 #[tokio::test]
@@ -200,24 +259,96 @@ async fn what_is_refused_never_reaches_the_upstream() {
     let auth = format!("Authorization: Bearer {token}\r\n");
 
     let cases = [
-        (world.ask("GET /api/secrets", "").await, refused(403, "route_not_allowed")),
-        (world.ask("GET /api/issues/../secrets", "").await, refused(400, "path_not_canonical")),
-        (world.ask("GET http://127.0.0.1/api/agents/me", "").await, refused(400, "path_not_canonical")),
-        (world.ask("CONNECT 127.0.0.1:1", "").await, refused(400, "path_not_canonical")),
-        (world.ask("OPTIONS *", "").await, refused(400, "path_not_canonical")),
-        (world.ask("HEAD /api/issues/1", "").await.replace("\r\n\r\n", "\r\n\r\n{\"code\":\"route_not_allowed\"}"), refused(403, "route_not_allowed")),
-        (world.ask("GET /_bridge/nothing", "").await, refused(404, "unknown_bridge_path")),
-        (world.ask("GET /api/issues/1", "Expect: x\r\n").await, refused(417, "expectation_failed")),
-        (world.ask("GET /api/issues/1", "Host: other\r\n").await, refused(400, "malformed_request")),
-        (world.ask("POST /api/issues/1/comments", "Content-Type: text/plain\r\nContent-Length: 1\r\n").await, refused(415, "content_type_not_allowed")),
-        (world.ask("POST /api/issues/1/comments", "Content-Type: application/json\r\nContent-Length: 99999999\r\n").await, refused(413, "body_too_large")),
-        (world.raw(format!("GET /api/agents/me HTTP/1.1\r\n{host}\r\n").as_bytes()).await, refused(401, "invalid_token")),
-        (world.raw(format!("GET /api/agents/me HTTP/1.1\r\n{host}{auth}{auth}\r\n").as_bytes()).await, refused(401, "invalid_token")),
-        (world.raw(format!("GET /api/agents/me HTTP/1.1\r\nHost: evil:{PORT}\r\n{auth}\r\n").as_bytes()).await, refused(421, "host_mismatch")),
-        (world.raw(format!("GET /a/../b HTTP/1.1\r\nHost: evil\r\n{auth}\r\n").as_bytes()).await, refused(421, "host_mismatch")),
-        (world.raw(b"GET / HTTP/1.1\r\n\r\n").await, refused(400, "malformed_request")),
+        (
+            world.ask("GET /api/secrets", "").await,
+            refused(403, "route_not_allowed"),
+        ),
+        (
+            world.ask("GET /api/issues/../secrets", "").await,
+            refused(400, "path_not_canonical"),
+        ),
+        (
+            world.ask("GET http://127.0.0.1/api/agents/me", "").await,
+            refused(400, "path_not_canonical"),
+        ),
+        (
+            world.ask("CONNECT 127.0.0.1:1", "").await,
+            refused(400, "path_not_canonical"),
+        ),
+        (
+            world.ask("OPTIONS *", "").await,
+            refused(400, "path_not_canonical"),
+        ),
+        (
+            world
+                .ask("HEAD /api/issues/1", "")
+                .await
+                .replace("\r\n\r\n", "\r\n\r\n{\"code\":\"route_not_allowed\"}"),
+            refused(403, "route_not_allowed"),
+        ),
+        (
+            world.ask("GET /_bridge/nothing", "").await,
+            refused(404, "unknown_bridge_path"),
+        ),
+        (
+            world.ask("GET /api/issues/1", "Expect: x\r\n").await,
+            refused(417, "expectation_failed"),
+        ),
+        (
+            world.ask("GET /api/issues/1", "Host: other\r\n").await,
+            refused(400, "malformed_request"),
+        ),
+        (
+            world
+                .ask(
+                    "POST /api/issues/1/comments",
+                    "Content-Type: text/plain\r\nContent-Length: 1\r\n",
+                )
+                .await,
+            refused(415, "content_type_not_allowed"),
+        ),
+        (
+            world
+                .ask(
+                    "POST /api/issues/1/comments",
+                    "Content-Type: application/json\r\nContent-Length: 99999999\r\n",
+                )
+                .await,
+            refused(413, "body_too_large"),
+        ),
+        (
+            world
+                .raw(format!("GET /api/agents/me HTTP/1.1\r\n{host}\r\n").as_bytes())
+                .await,
+            refused(401, "invalid_token"),
+        ),
+        (
+            world
+                .raw(format!("GET /api/agents/me HTTP/1.1\r\n{host}{auth}{auth}\r\n").as_bytes())
+                .await,
+            refused(401, "invalid_token"),
+        ),
+        (
+            world
+                .raw(format!("GET /api/agents/me HTTP/1.1\r\nHost: evil:{PORT}\r\n{auth}\r\n").as_bytes())
+                .await,
+            refused(421, "host_mismatch"),
+        ),
+        (
+            world
+                .raw(format!("GET /a/../b HTTP/1.1\r\nHost: evil\r\n{auth}\r\n").as_bytes())
+                .await,
+            refused(421, "host_mismatch"),
+        ),
+        (
+            world.raw(b"GET / HTTP/1.1\r\n\r\n").await,
+            refused(400, "malformed_request"),
+        ),
         (world.raw(b"GET / HT").await, refused(400, "malformed_request")),
-        (world.raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await, refused(400, "malformed_request")),
+        (
+            world.raw(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").await,
+            refused(400, "malformed_request"),
+        ),
     ];
 
     for (answer, expected) in cases {
@@ -233,7 +364,12 @@ async fn a_denial_says_why_and_what_would_be_allowed() {
 
     let denial = json(&world.ask("GET /agents/me?secret=1", "").await);
 
-    assert!(denial["error"].as_str().unwrap().starts_with("Route not allowed: GET /agents/me"));
+    assert!(
+        denial["error"]
+            .as_str()
+            .unwrap()
+            .starts_with("Route not allowed: GET /agents/me")
+    );
     assert!(denial["hint"].as_str().unwrap().contains("/api/agents/me"));
     assert_eq!(denial["decided_by"], "bridge");
     assert!(!denial.to_string().contains("secret=1"));
@@ -246,9 +382,11 @@ async fn pipelined_requests_are_answered_in_order_and_end_at_the_first_ambiguity
     let denied = world.head("GET /api/nothing", "");
     let bad = "GET /api/agents/me HTTP/1.1\r\nContent-Length: 1, 1\r\n\r\n";
 
-    let answers = world.raw(format!("{good}{denied}{good}{bad}{good}").as_bytes()).await;
+    let answers = world
+        .raw(format!("{good}{denied}{good}{bad}{good}").as_bytes())
+        .await;
 
-    let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| status(&answers[at..])).collect();
+    let statuses = statuses(&answers);
     assert_eq!(statuses, [200, 403, 200, 400]);
     assert_eq!(world.seen().len(), 2);
 }
@@ -256,29 +394,62 @@ async fn pipelined_requests_are_answered_in_order_and_end_at_the_first_ambiguity
 #[tokio::test]
 async fn an_unread_body_does_not_cost_the_connection() {
     let world = world(Shape::default(), ok).await;
-    let denied = world.head("POST /api/nothing", "Content-Type: application/json\r\nContent-Length: 200000\r\n");
+    let denied = world.head(
+        "POST /api/nothing",
+        "Content-Type: application/json\r\nContent-Length: 200000\r\n",
+    );
     let good = world.head("GET /api/agents/me", "");
 
-    let answers = world.raw(format!("{denied}{}{good}", "x".repeat(200_000)).as_bytes()).await;
+    let answers = world
+        .raw(format!("{denied}{}{good}", "x".repeat(200_000)).as_bytes())
+        .await;
 
-    let statuses: Vec<_> = answers.match_indices("HTTP/1.1 ").map(|(at, _)| status(&answers[at..])).collect();
+    let statuses = statuses(&answers);
     assert_eq!(statuses, [403, 200]);
 }
 
 #[tokio::test]
 async fn a_chunked_body_is_held_whole_before_anything_is_sent() {
-    let world = world(Shape { limits: Some(Limits { max_body: 11, ..Limits::default() }), ..Shape::default() }, ok).await;
-    let head = world.head("POST /api/issues/1/comments", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n");
+    let world = world(
+        Shape {
+            limits: Some(Limits {
+                max_body: 11,
+                ..Limits::default()
+            }),
+            ..Shape::default()
+        },
+        ok,
+    )
+    .await;
+    let head = world.head(
+        "POST /api/issues/1/comments",
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+    );
 
-    let good = world.raw(format!("{head}3\r\n{{\"a\r\n4;x=y\r\n\":1}}\r\n0\r\nX-T: 1\r\n\r\n").as_bytes()).await;
+    let good = world
+        .raw(format!("{head}3\r\n{{\"a\r\n4;x=y\r\n\":1}}\r\n0\r\nX-T: 1\r\n\r\n").as_bytes())
+        .await;
     assert_eq!(status(&good), 200);
-    assert!(world.seen()[0].ends_with("{\"a\":1}") && world.seen()[0].contains("content-length: 7"), "{:?}", world.seen());
+    assert!(
+        world.seen()[0].ends_with("{\"a\":1}") && world.seen()[0].contains("content-length: 7"),
+        "{:?}",
+        world.seen()
+    );
     let bad = [
-        (format!("{head}3\r\nabc\r\nzz\r\n"), refused(400, "malformed_request")),
+        (
+            format!("{head}3\r\nabc\r\nzz\r\n"),
+            refused(400, "malformed_request"),
+        ),
         (format!("{head}3\nabc"), refused(400, "malformed_request")),
-        (format!("{head}3\r\nabc\r\n0\r\nHost: x\r\n\r\n"), refused(400, "malformed_request")),
+        (
+            format!("{head}3\r\nabc\r\n0\r\nHost: x\r\n\r\n"),
+            refused(400, "malformed_request"),
+        ),
         (format!("{head}3\r\nab"), refused(400, "malformed_request")),
-        (format!("{head}c\r\n012345678901\r\n0\r\n\r\n"), refused(413, "body_too_large")),
+        (
+            format!("{head}c\r\n012345678901\r\n0\r\n\r\n"),
+            refused(413, "body_too_large"),
+        ),
     ];
     for (bytes, expected) in bad {
         let answer = world.raw(bytes.as_bytes()).await;
@@ -290,10 +461,19 @@ async fn a_chunked_body_is_held_whole_before_anything_is_sent() {
 #[tokio::test]
 async fn a_get_with_a_chunked_body_is_refused_and_with_an_empty_one_is_not() {
     let world = world(Shape::default(), ok).await;
-    let head = world.head("GET /api/agents/me", "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n");
+    let head = world.head(
+        "GET /api/agents/me",
+        "Content-Type: application/json\r\nTransfer-Encoding: chunked\r\n",
+    );
 
-    assert_eq!(code(&world.raw(format!("{head}1\r\n1\r\n0\r\n\r\n").as_bytes()).await), refused(400, "malformed_request"));
-    assert_eq!(status(&world.raw(format!("{head}0\r\n\r\n").as_bytes()).await), 200);
+    assert_eq!(
+        code(&world.raw(format!("{head}1\r\n1\r\n0\r\n\r\n").as_bytes()).await),
+        refused(400, "malformed_request")
+    );
+    assert_eq!(
+        status(&world.raw(format!("{head}0\r\n\r\n").as_bytes()).await),
+        200
+    );
     assert_eq!(world.seen().len(), 1);
 }
 
@@ -306,7 +486,9 @@ async fn a_write_whose_answer_is_lost_is_indeterminate_and_can_be_looked_up() {
     let world = world(Shape::default(), vanish).await;
 
     let more = "Content-Type: application/json\r\nIdempotency-Key: k 1\r\nContent-Length: 2\r\n";
-    let answer = world.raw((world.head("POST /api/issues/1/comments", more) + "{}").as_bytes()).await;
+    let answer = world
+        .raw((world.head("POST /api/issues/1/comments", more) + "{}").as_bytes())
+        .await;
 
     assert_eq!(code(&answer), refused(409, "outcome_indeterminate"));
     assert!(answer.contains("x-paperclip-bridge-outcome: indeterminate"));
@@ -314,9 +496,15 @@ async fn a_write_whose_answer_is_lost_is_indeterminate_and_can_be_looked_up() {
     let id = json(&answer)["request_id"].as_str().unwrap().to_owned();
     for known in [id.as_str(), "key:k%201"] {
         let entry = json(&world.ask(&format!("GET /_bridge/outcome/{known}"), "").await);
-        assert_eq!((&entry["outcome"], &entry["path"]), (&"indeterminate".into(), &"/api/issues/1/comments".into()));
+        assert_eq!(
+            (&entry["outcome"], &entry["path"]),
+            (&"indeterminate".into(), &"/api/issues/1/comments".into())
+        );
     }
-    assert_eq!(code(&world.ask("GET /_bridge/outcome/key:other", "").await), refused(404, "outcome_unknown"));
+    assert_eq!(
+        code(&world.ask("GET /_bridge/outcome/key:other", "").await),
+        refused(404, "outcome_unknown")
+    );
     assert_eq!(world.seen().len(), 1, "never sent twice");
 }
 
@@ -341,10 +529,23 @@ async fn a_late_answer_is_a_timeout_for_a_read_and_indeterminate_for_a_write() {
         let _open = stream;
         std::future::pending().await
     }
-    let world = world(Shape { deadline: Some(Duration::from_millis(200)), ..Shape::default() }, silence).await;
+    let world = world(
+        Shape {
+            deadline: Some(Duration::from_millis(200)),
+            ..Shape::default()
+        },
+        silence,
+    )
+    .await;
 
-    assert_eq!(code(&world.ask("GET /api/agents/me", "").await), refused(504, "upstream_timeout"));
-    assert_eq!(code(&world.post("/api/issues/1/comments", "{}").await), refused(409, "outcome_indeterminate"));
+    assert_eq!(
+        code(&world.ask("GET /api/agents/me", "").await),
+        refused(504, "upstream_timeout")
+    );
+    assert_eq!(
+        code(&world.post("/api/issues/1/comments", "{}").await),
+        refused(409, "outcome_indeterminate")
+    );
 }
 
 #[tokio::test]
@@ -370,13 +571,20 @@ async fn an_upstream_that_is_not_there_was_sent_nothing() {
 
     assert_eq!(code(&answer), refused(502, "upstream_unreachable"));
     let id = json(&answer)["request_id"].as_str().unwrap().to_owned();
-    assert_eq!(json(&world.ask(&format!("GET /_bridge/outcome/{id}"), "").await)["outcome"], "not_sent");
+    assert_eq!(
+        json(&world.ask(&format!("GET /_bridge/outcome/{id}"), "").await)["outcome"],
+        "not_sent"
+    );
 }
 
 #[tokio::test]
 async fn a_streamed_answer_that_breaks_is_cut_and_never_looks_whole() {
     async fn half(_: String, stream: TcpStream) -> Option<TcpStream> {
-        say(stream, "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"half").await?;
+        say(
+            stream,
+            "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 100\r\n\r\n{\"half",
+        )
+        .await?;
         None
     }
     let world = world(Shape::default(), half).await;
@@ -384,18 +592,28 @@ async fn a_streamed_answer_that_breaks_is_cut_and_never_looks_whole() {
     let answer = world.ask("GET /api/agents/me", "").await;
 
     assert_eq!(status(&answer), 200);
-    assert!(answer.contains("content-length: 100") && answer.ends_with("{\"half"), "shorter than it says: {answer}");
+    assert!(
+        answer.contains("content-length: 100") && answer.ends_with("{\"half"),
+        "shorter than it says: {answer}"
+    );
 }
 
 #[tokio::test]
 async fn an_answer_to_a_write_that_breaks_is_indeterminate_not_cut() {
     async fn half(_: String, stream: TcpStream) -> Option<TcpStream> {
-        say(stream, "HTTP/1.1 201 Created\r\ncontent-length: 100\r\n\r\n{\"half").await?;
+        say(
+            stream,
+            "HTTP/1.1 201 Created\r\ncontent-length: 100\r\n\r\n{\"half",
+        )
+        .await?;
         None
     }
     let world = world(Shape::default(), half).await;
 
-    assert_eq!(code(&world.post("/api/issues/1/comments", "{}").await), refused(409, "outcome_indeterminate"));
+    assert_eq!(
+        code(&world.post("/api/issues/1/comments", "{}").await),
+        refused(409, "outcome_indeterminate")
+    );
 }
 
 #[tokio::test]
@@ -417,27 +635,53 @@ async fn answers_that_cannot_be_relayed_are_told_apart() {
             _ => "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n".to_owned(),
         };
         let stream = say(stream, &answer).await?;
-        if request.contains("/cut") { None } else { Some(stream) }
+        if request.contains("/cut") {
+            None
+        } else {
+            Some(stream)
+        }
     }
     let world = world(Shape::default(), by_path).await;
 
-    for (path, expected) in [("huge", "upstream_failed"), ("gzip", "upstream_failed"), ("cut", "upstream_failed"), ("twice", "upstream_failed")] {
-        assert_eq!(code(&world.ask(&format!("GET /api/issues/{path}"), "").await), refused(502, expected), "{path}");
+    for (path, expected) in [
+        ("huge", "upstream_failed"),
+        ("gzip", "upstream_failed"),
+        ("cut", "upstream_failed"),
+        ("twice", "upstream_failed"),
+    ] {
+        assert_eq!(
+            code(&world.ask(&format!("GET /api/issues/{path}"), "").await),
+            refused(502, expected),
+            "{path}"
+        );
     }
     let chunked = world.ask("GET /api/issues/chunked", "").await;
-    assert!(chunked.contains("content-length: 2") && chunked.ends_with("\r\n\r\nok"), "{chunked}");
+    assert!(
+        chunked.contains("content-length: 2") && chunked.ends_with("\r\n\r\nok"),
+        "{chunked}"
+    );
     let moved = world.ask("GET /api/issues/moved", "").await;
     assert_eq!((status(&moved), moved.contains("location")), (302, false));
     for (path, expected) in [("none", 204), ("same", 304)] {
         let answer = world.ask(&format!("GET /api/issues/{path}"), "").await;
-        assert!(status(&answer) == expected && answer.ends_with("\r\n\r\n"), "{answer}");
+        assert!(
+            status(&answer) == expected && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
     }
     assert_eq!(status(&world.post("/api/issues/gzip/comments", "{}").await), 200);
 }
 
 #[tokio::test]
 async fn a_rate_limit_says_when_to_come_back() {
-    let world = world(Shape { rate: RateLimit::parse("1/h").ok(), ..Shape::default() }, ok).await;
+    let world = world(
+        Shape {
+            rate: RateLimit::parse("1/h").ok(),
+            ..Shape::default()
+        },
+        ok,
+    )
+    .await;
 
     assert_eq!(status(&world.ask("GET /api/agents/me", "").await), 200);
     let answer = world.ask("GET /api/agents/me", "").await;
@@ -453,11 +697,16 @@ async fn a_session_that_ends_takes_nothing_new() {
 
     let (mut agent, _served) = world.open();
     assert_eq!(world.session.drain(Duration::from_secs(5)).await, 0);
-    let _ = agent.write_all(world.head("GET /api/agents/me", "").as_bytes()).await;
+    let _ = agent
+        .write_all(world.head("GET /api/agents/me", "").as_bytes())
+        .await;
     let mut answer = Vec::new();
     agent.read_to_end(&mut answer).await.unwrap();
 
-    assert!(answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 "), "cut, or told so");
+    assert!(
+        answer.is_empty() || answer.starts_with(b"HTTP/1.1 503 "),
+        "cut, or told so"
+    );
     assert_eq!(world.seen(), Vec::<String>::new());
 }
 
@@ -470,7 +719,10 @@ async fn the_bridge_answers_for_itself_below_its_own_prefix() {
     let limits = json(&world.ask("GET /_bridge/limits", "").await);
     let health = json(&world.ask("GET /_bridge/health", "").await);
 
-    assert_eq!((&who["run_id"], &who["tunnel"]), (&"run-1".into(), &"local".into()));
+    assert_eq!(
+        (&who["run_id"], &who["tunnel"]),
+        (&"run-1".into(), &"local".into())
+    );
     assert_eq!(routes["routes"].as_array().unwrap().len(), 76);
     assert_eq!(limits["max_body_bytes"], 10_551_296);
     assert_eq!(health["status"], "ok");
@@ -486,7 +738,10 @@ async fn a_caller_that_goes_away_does_not_keep_the_ledger_from_learning() {
     let world = world(Shape::default(), slow).await;
     let (mut agent, _served) = world.open();
     let more = "Content-Type: application/json\r\nIdempotency-Key: gone\r\nContent-Length: 2\r\n";
-    agent.write_all((world.head("POST /api/issues/1/comments", more) + "{}").as_bytes()).await.unwrap();
+    agent
+        .write_all((world.head("POST /api/issues/1/comments", more) + "{}").as_bytes())
+        .await
+        .unwrap();
     while world.seen().is_empty() {
         tokio::task::yield_now().await;
     }
@@ -497,7 +752,10 @@ async fn a_caller_that_goes_away_does_not_keep_the_ledger_from_learning() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     let entry = json(&world.ask("GET /_bridge/outcome/key:gone", "").await);
-    assert_eq!((&entry["outcome"], &entry["status"]), (&"answered".into(), &201.into()));
+    assert_eq!(
+        (&entry["outcome"], &entry["status"]),
+        (&"answered".into(), &201.into())
+    );
 }
 
 #[tokio::test]
@@ -508,7 +766,9 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
         let (mut stream, _) = listener.accept().await.unwrap();
         let mut some = [0; 1024];
         let _ = stream.read(&mut some).await;
-        let _ = say(stream, "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno").await.map(std::mem::forget);
+        let _ = say(stream, "HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")
+            .await
+            .map(std::mem::forget);
     });
     let base = world(Shape::default(), ok).await;
     let settings = UpstreamSettings::parse(&format!("http://127.0.0.1:{port}"), None).unwrap();
@@ -536,7 +796,10 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
         let _ = writing.write_all(&vec![b'x'; length]).await;
     });
     let mut answer = Vec::new();
-    tokio::time::timeout(Duration::from_secs(10), reading.read_to_end(&mut answer)).await.unwrap().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), reading.read_to_end(&mut answer))
+        .await
+        .unwrap()
+        .unwrap();
 
     let answer = String::from_utf8(answer).unwrap();
     assert!(status(&answer) == 413 && answer.ends_with("no"), "{answer}");
@@ -547,7 +810,10 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
 #[tokio::test]
 async fn a_stale_idle_connection_costs_nobody_an_answer() {
     async fn once(_: String, mut stream: TcpStream) -> Option<TcpStream> {
-        stream.write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n").await.unwrap();
+        stream
+            .write_all(b"HTTP/1.1 201 Created\r\ncontent-length: 0\r\n\r\n")
+            .await
+            .unwrap();
         // Closed without a word, as a server does with a connection that is idle for too long for it.
         None
     }

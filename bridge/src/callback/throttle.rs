@@ -55,11 +55,15 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
         });
     };
     if session.draining.is_cancelled() {
-        return Err(Refusal::Unavailable { why: "the session is ending" });
+        return Err(Refusal::Unavailable {
+            why: "the session is ending",
+        });
     }
     let declared = request.body.declared_length();
     let Some(mut held) = Reservation::take(&session.bodies, declared.unwrap_or(0)) else {
-        return Err(Refusal::Unavailable { why: "no room for this body now" });
+        return Err(Refusal::Unavailable {
+            why: "no room for this body now",
+        });
     };
     let body = request.body.take();
     let payload = match declared {
@@ -67,20 +71,30 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
         Some(length) => Payload::Declared(UploadControl::new(body), length),
         None => {
             let limit = session.limits.max_body;
-            let bytes = body.hold(limit, &mut held).await.map_err(|error| refused(error, limit))?;
+            let bytes = body
+                .hold(limit, &mut held)
+                .await
+                .map_err(|error| refused(error, limit))?;
             if !bytes.is_empty() && matches!(request.method, Method::GET | Method::HEAD) {
                 return Err(Refusal::Malformed("a GET or HEAD request carries a body"));
             }
             Payload::Held(bytes)
         }
     };
-    Ok(Admitted { request, payload, place, held })
+    Ok(Admitted {
+        request,
+        payload,
+        place,
+        held,
+    })
 }
 
 fn refused(error: HoldError, limit_bytes: u64) -> Refusal {
     match error {
         HoldError::TooLarge => Refusal::BodyTooLarge { limit_bytes },
-        HoldError::NoRoom => Refusal::Unavailable { why: "no room for this body now" },
+        HoldError::NoRoom => Refusal::Unavailable {
+            why: "no room for this body now",
+        },
         HoldError::Fault(fault) => Refusal::Framing(fault),
         HoldError::Broken => Refusal::Malformed("the body ended before its last chunk"),
     }

@@ -41,8 +41,8 @@ pub(crate) struct SessionOptions {
     #[arg(long, value_enum, default_value_t = TunnelName::Auto)]
     pub(crate) tunnel: TunnelName,
 
-    /// Shell for commands on the target
-    #[arg(long, value_enum, default_value_t = ShellName::Sh)]
+    /// Take COMMAND as a script for this shell, its words joined by blanks; `none` runs it as it is
+    #[arg(long, value_enum, default_value_t = ShellName::None)]
     pub(crate) shell: ShellName,
 
     /// Largest body each way, such as 512KiB or 10MiB [default: the policy file's, else 10 MiB + 64 KiB]
@@ -107,6 +107,8 @@ pub(crate) enum TunnelName {
 /// Shells by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum ShellName {
+    /// No shell: COMMAND is a program and its arguments
+    None,
     /// POSIX shell
     Sh,
     /// GNU Bash
@@ -114,10 +116,11 @@ pub(crate) enum ShellName {
 }
 
 impl ShellName {
-    pub(crate) const fn shell(self) -> runners::Shell {
+    pub(crate) const fn shell(self) -> Option<runners::Shell> {
         match self {
-            Self::Sh => runners::Shell::Sh,
-            Self::Bash => runners::Shell::Bash,
+            Self::None => None,
+            Self::Sh => Some(runners::Shell::Sh),
+            Self::Bash => Some(runners::Shell::Bash),
         }
     }
 }
@@ -175,7 +178,6 @@ impl SessionOptions {
             },
             unix_socket: self.unix_socket.clone(),
             allow_exposed_forward: self.allow_exposed_forward,
-            shell: self.shell.shell(),
         })
     }
 

@@ -93,11 +93,16 @@ fn execution(
     options: &SessionOptions,
     command: Vec<String>,
 ) -> Result<Execution, Failure> {
-    let mut words = command.into_iter();
-    let program = words
-        .next()
-        .ok_or_else(|| Failure::new(Exit::Usage, "no COMMAND after `--`"))?;
-    let mut execution = Execution::new(program, words);
+    if command.is_empty() {
+        return Err(Failure::new(Exit::Usage, "no COMMAND after `--`"));
+    }
+    let mut execution = match options.shell.shell() {
+        Some(shell) => Execution::new(shell.program(), shell.script_args(command.join(" "))),
+        None => {
+            let mut words = command.into_iter();
+            Execution::new(words.next().unwrap_or_default(), words)
+        }
+    };
     execution.keep_output = 0;
     execution.cwd = match &options.target {
         TargetSpec::Ssh(target) => target.directory.clone(),

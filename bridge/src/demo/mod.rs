@@ -116,7 +116,6 @@ fn request(
         tunnel: TunnelChoice::SshReverse,
         unix_socket: None,
         allow_exposed_forward: false,
-        shell: runners::Shell::Sh,
     })
 }
 

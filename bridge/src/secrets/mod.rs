@@ -69,7 +69,9 @@ pub enum SecretError {
         source: std::io::Error,
     },
     /// The value cannot stand in a header.
-    #[error("{0} holds a line break, a control character or a byte outside ASCII; it must be one line of visible ASCII")]
+    #[error(
+        "{0} holds a line break, a control character or a byte outside ASCII; it must be one line of visible ASCII"
+    )]
     NotAHeaderValue(SecretRef),
 }
 
@@ -92,15 +94,23 @@ impl SecretRef {
     ///
     /// [`SecretError`], none of which repeats the value.
     pub fn resolve(&self, env: &dyn Fn(&str) -> Option<String>) -> Result<Secret, SecretError> {
-        let value = match self {
-            Self::Env(name) => env(name).map(Zeroizing::new).ok_or_else(|| SecretError::Missing(self.clone()))?,
-            Self::File(path) => Zeroizing::new(
-                std::fs::read_to_string(path)
-                    .map_err(|source| SecretError::Unreadable { reference: self.clone(), source })?,
-            ),
-        };
+        let value =
+            match self {
+                Self::Env(name) => env(name)
+                    .map(Zeroizing::new)
+                    .ok_or_else(|| SecretError::Missing(self.clone()))?,
+                Self::File(path) => Zeroizing::new(std::fs::read_to_string(path).map_err(|source| {
+                    SecretError::Unreadable {
+                        reference: self.clone(),
+                        source,
+                    }
+                })?),
+            };
         let value = value.strip_suffix('\n').unwrap_or(&value);
-        let value = value.strip_suffix('\r').unwrap_or(value).trim_matches([' ', '\t']);
+        let value = value
+            .strip_suffix('\r')
+            .unwrap_or(value)
+            .trim_matches([' ', '\t']);
         if value.is_empty() {
             return Err(SecretError::Missing(self.clone()));
         }
@@ -139,14 +149,23 @@ mod tests {
 
         assert_eq!(secret.expose(), "a b");
         std::fs::write(&path, "a\nb\n").unwrap();
-        assert!(matches!(SecretRef::File(path).resolve(&|_| None), Err(SecretError::NotAHeaderValue(_))));
+        assert!(matches!(
+            SecretRef::File(path).resolve(&|_| None),
+            Err(SecretError::NotAHeaderValue(_))
+        ));
     }
 
     #[test]
     fn an_unset_or_blank_variable_is_missing() {
         let reference: SecretRef = "env:KEY".parse().unwrap();
 
-        assert!(matches!(reference.resolve(&|_| None), Err(SecretError::Missing(_))));
-        assert!(matches!(reference.resolve(&|_| Some(" ".into())), Err(SecretError::Missing(_))));
+        assert!(matches!(
+            reference.resolve(&|_| None),
+            Err(SecretError::Missing(_))
+        ));
+        assert!(matches!(
+            reference.resolve(&|_| Some(" ".into())),
+            Err(SecretError::Missing(_))
+        ));
     }
 }

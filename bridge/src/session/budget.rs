@@ -17,13 +17,21 @@ impl Budget {
     /// A budget of its own.
     #[must_use]
     pub fn new(limit_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { limit: limit_bytes, held: AtomicU64::new(0), parent: None })
+        Arc::new(Self {
+            limit: limit_bytes,
+            held: AtomicU64::new(0),
+            parent: None,
+        })
     }
 
     /// A budget whose every byte also counts against `parent`.
     #[must_use]
     pub fn within(parent: Arc<Self>, limit_bytes: u64) -> Arc<Self> {
-        Arc::new(Self { limit: limit_bytes, held: AtomicU64::new(0), parent: Some(parent) })
+        Arc::new(Self {
+            limit: limit_bytes,
+            held: AtomicU64::new(0),
+            parent: Some(parent),
+        })
     }
 
     /// Bytes held now.
@@ -68,7 +76,10 @@ impl Reservation {
     /// Takes `bytes`, or nothing at all.
     #[must_use]
     pub fn take(budget: &Arc<Budget>, bytes: u64) -> Option<Self> {
-        budget.try_take(bytes).then(|| Self { budget: Arc::clone(budget), bytes })
+        budget.try_take(bytes).then(|| Self {
+            budget: Arc::clone(budget),
+            bytes,
+        })
     }
 
     /// Takes `more` on top; `false` leaves what was taken as it is.

@@ -82,8 +82,13 @@ impl Ledger {
             if let Some(key) = &key {
                 table.by_key.insert(key.clone(), request_id);
             }
-            let entry =
-                Entry { request_id, method, path: path.to_owned(), outcome: Outcome::InFlight, delivered: None };
+            let entry = Entry {
+                request_id,
+                method,
+                path: path.to_owned(),
+                outcome: Outcome::InFlight,
+                delivered: None,
+            };
             table.entries.insert(request_id, (entry, key));
             table.order.push_back(request_id);
             true
@@ -123,7 +128,13 @@ impl Ledger {
     /// Callbacks whose outcome is still open.
     #[must_use]
     pub fn open_count(&self) -> usize {
-        self.with(|table| table.entries.values().filter(|(entry, _)| entry.outcome == Outcome::InFlight).count())
+        self.with(|table| {
+            table
+                .entries
+                .values()
+                .filter(|(entry, _)| entry.outcome == Outcome::InFlight)
+                .count()
+        })
     }
 }
 
@@ -131,9 +142,13 @@ impl Table {
     /// Drops the oldest entry that is settled.
     fn make_room(&mut self) -> bool {
         let settled = |id: &Uuid| {
-            self.entries.get(id).is_none_or(|(entry, _)| entry.outcome != Outcome::InFlight)
+            self.entries
+                .get(id)
+                .is_none_or(|(entry, _)| entry.outcome != Outcome::InFlight)
         };
-        let Some(at) = self.order.iter().position(settled) else { return false };
+        let Some(at) = self.order.iter().position(settled) else {
+            return false;
+        };
         if let Some(id) = self.order.remove(at)
             && let Some((_, Some(key))) = self.entries.remove(&id)
             && self.by_key.get(&key) == Some(&id)
@@ -162,7 +177,10 @@ mod tests {
         ledger.settle(id, Outcome::Answered { status: 201 });
 
         let found = ledger.look_up("key:k1").unwrap();
-        assert_eq!((found.request_id, found.outcome), (id, Outcome::Answered { status: 201 }));
+        assert_eq!(
+            (found.request_id, found.outcome),
+            (id, Outcome::Answered { status: 201 })
+        );
         assert!(ledger.look_up("key:k2").is_none() && ledger.look_up("nonsense").is_none());
     }
 
@@ -181,14 +199,22 @@ mod tests {
         assert!(ledger.look_up(&open.to_string()).is_some());
         assert!(ledger.look_up(&newest.to_string()).is_some());
         assert!(ledger.look_up(&settled.to_string()).is_none() && ledger.look_up("key:old").is_none());
-        assert!(!ledger.open(Uuid::now_v7(), Method::POST, "/api/x", None), "all open: no room");
+        assert!(
+            !ledger.open(Uuid::now_v7(), Method::POST, "/api/x", None),
+            "all open: no room"
+        );
     }
 
     #[test]
     fn an_entry_reads_as_flat_json() {
         let ledger = Ledger::default();
         let id = opened(&ledger, None);
-        ledger.settle(id, Outcome::Indeterminate { reason: "answer_lost" });
+        ledger.settle(
+            id,
+            Outcome::Indeterminate {
+                reason: "answer_lost",
+            },
+        );
 
         let json = serde_json::to_value(ledger.look_up(&id.to_string()).unwrap()).unwrap();
 

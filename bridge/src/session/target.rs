@@ -22,7 +22,9 @@ use crate::config::environment;
 pub(crate) fn ssh_settings(target: &SshTarget) -> Result<(ConnectionSettings, Vec<String>), String> {
     let home = crate::config::home().unwrap_or_else(|| PathBuf::from("/"));
     let resolver = Resolver {
-        local_user: environment("USER").or_else(|| environment("LOGNAME")).unwrap_or_default(),
+        local_user: environment("USER")
+            .or_else(|| environment("LOGNAME"))
+            .unwrap_or_default(),
         user_config: target.ssh_config.then(|| home.join(".ssh/config")),
         system_config: target.ssh_config.then(|| PathBuf::from("/etc/ssh/ssh_config")),
         home,
@@ -37,7 +39,8 @@ pub(crate) fn ssh_settings(target: &SshTarget) -> Result<(ConnectionSettings, Ve
         notes.extend(host.notes.iter().cloned());
         via = Some(Box::new(one_host(target, host, at == last, via)?));
     }
-    via.map(|settings| (*settings, notes)).ok_or_else(|| "the target names no host".to_owned())
+    via.map(|settings| (*settings, notes))
+        .ok_or_else(|| "the target names no host".to_owned())
 }
 
 fn one_host(
@@ -48,44 +51,72 @@ fn one_host(
 ) -> Result<ConnectionSettings, String> {
     let known = match &target.known_hosts {
         Some(path) => vec![path.clone()],
-        None => host.user_known_hosts_files.iter().chain(&host.global_known_hosts_files).cloned().collect(),
+        None => host
+            .user_known_hosts_files
+            .iter()
+            .chain(&host.global_known_hosts_files)
+            .cloned()
+            .collect(),
     };
-    let hosts = KnownHosts::load(&known).map_err(|(path, error)| format!("cannot read {}: {error}", path.display()))?;
+    let hosts = KnownHosts::load(&known)
+        .map_err(|(path, error)| format!("cannot read {}: {error}", path.display()))?;
     for warning in hosts.warnings() {
         tracing::warn!(%warning, "a known_hosts line was passed over");
     }
     let given = is_target && !target.identities.is_empty();
     let identities = Identities {
-        files: if given { target.identities.clone() } else { host.identity_files },
+        files: if given {
+            target.identities.clone()
+        } else {
+            host.identity_files
+        },
         files_required: given || !host.identity_files_are_defaults,
         certificates: host.certificate_files,
         agent: match host.agent {
-            Agent::Default => environment("SSH_AUTH_SOCK").filter(|path| !path.is_empty()).map(PathBuf::from),
+            Agent::Default => environment("SSH_AUTH_SOCK")
+                .filter(|path| !path.is_empty())
+                .map(PathBuf::from),
             Agent::None => None,
             Agent::Socket(path) => Some(path),
         },
         only: given || host.identities_only,
     };
-    let shown = if host.host.contains(':') { format!("[{}]", host.host) } else { host.host.clone() };
+    let shown = if host.host.contains(':') {
+        format!("[{}]", host.host)
+    } else {
+        host.host.clone()
+    };
     Ok(ConnectionSettings {
         target: format!("ssh://{}@{shown}:{}", host.user, host.port),
         host: host.host,
         port: host.port,
         user: host.user,
-        host_keys: HostKeys::Known { hosts: Arc::new(hosts), alias: host.host_key_alias },
+        host_keys: HostKeys::Known {
+            hosts: Arc::new(hosts),
+            alias: host.host_key_alias,
+        },
         identities,
         via,
-        limits: limits(host.keepalive_interval, host.keepalive_count, host.connect_timeout),
+        limits: limits(
+            host.keepalive_interval,
+            host.keepalive_count,
+            host.connect_timeout,
+        ),
     })
 }
 
 /// ssh_config may make us more watchful than we are by default, never less: a dead link is found within 15 s.
 fn limits(interval: Option<Duration>, count: Option<u32>, connect: Option<Duration>) -> ConnectionLimits {
     let mut limits = ConnectionLimits::default();
-    if let Some(interval) = interval.filter(|interval| !interval.is_zero() && *interval < limits.keepalive_interval) {
+    if let Some(interval) =
+        interval.filter(|interval| !interval.is_zero() && *interval < limits.keepalive_interval)
+    {
         limits.keepalive_interval = interval;
     }
-    if let Some(count) = count.and_then(|count| usize::try_from(count).ok()).filter(|count| *count > 0) {
+    if let Some(count) = count
+        .and_then(|count| usize::try_from(count).ok())
+        .filter(|count| *count > 0)
+    {
         limits.keepalive_unanswered = limits.keepalive_unanswered.min(count);
     }
     if let Some(connect) = connect.filter(|connect| !connect.is_zero()) {

@@ -13,6 +13,7 @@ mod log;
 mod forwarding;
 mod connection_loss;
 mod stalled_uploads;
+mod many_sessions;
 mod attacks;
 
 use paperclip_bridge_tests::sshd;

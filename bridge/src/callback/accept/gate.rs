@@ -38,7 +38,11 @@ pub(crate) struct Waits {
 
 impl Default for Waits {
     fn default() -> Self {
-        Self { head: Duration::from_secs(15), idle: Duration::from_secs(120), body: Duration::from_secs(30) }
+        Self {
+            head: Duration::from_secs(15),
+            idle: Duration::from_secs(120),
+            body: Duration::from_secs(30),
+        }
     }
 }
 
@@ -71,7 +75,10 @@ impl Notes {
     /// The note of the next request that hyper hands to the service.
     pub(crate) fn next(&self) -> Note {
         // hyper cannot have seen a head that left no note; were it so, the safe reading is a fault.
-        self.with(|board| board.heads.pop_front()).unwrap_or(Note { fault: Some(Fault::RequestLine), ..Note::default() })
+        self.with(|board| board.heads.pop_front()).unwrap_or(Note {
+            fault: Some(Fault::RequestLine),
+            ..Note::default()
+        })
     }
 
     /// Why the body under way broke, if the gate broke it.
@@ -120,7 +127,12 @@ impl<S> Gate<S> {
 
     /// Refuses the head under way: hyper is shown the harmless one, and nothing after it.
     fn refuse_head(&mut self, fault: Fault) {
-        self.notes.with(|board| board.heads.push_back(Note { fault: Some(fault), ..Note::default() }));
+        self.notes.with(|board| {
+            board.heads.push_back(Note {
+                fault: Some(fault),
+                ..Note::default()
+            })
+        });
         self.buffer.clear();
         self.buffer.extend_from_slice(HARMLESS);
         self.vetted = HARMLESS.len();
@@ -137,13 +149,19 @@ impl<S> Gate<S> {
     fn admit_head(&mut self, length: usize, seen: &HeadSeen) {
         let method = self.buffer.get(..seen.method).unwrap_or_default();
         let replaced = seen.target_fault.is_some() || method == b"CONNECT";
-        let mut note = Note { target_fault: seen.target_fault, ..Note::default() };
+        let mut note = Note {
+            target_fault: seen.target_fault,
+            ..Note::default()
+        };
         self.vetted = length;
         if replaced {
             note.method = Method::from_bytes(method).ok();
             // CONNECT to an authority-form target is a target fault already; this covers it with any other.
             note.target_fault = note.target_fault.or(Some(TargetFault::AuthorityForm));
-            let version = self.buffer.get(seen.request_line.saturating_sub(8)..length).unwrap_or_default();
+            let version = self
+                .buffer
+                .get(seen.request_line.saturating_sub(8)..length)
+                .unwrap_or_default();
             let mut head = BytesMut::with_capacity(self.buffer.len() + 16);
             head.extend_from_slice(b"POST / ");
             head.extend_from_slice(version);
@@ -193,7 +211,9 @@ impl<S> Gate<S> {
             self.waits.head
         };
         let deadline = *self.waiting_since.get_or_insert_with(Instant::now) + limit;
-        let timer = self.timer.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
+        let timer = self
+            .timer
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(deadline)));
         if timer.deadline() > deadline {
             timer.as_mut().reset(deadline);
         }
@@ -209,7 +229,12 @@ impl<S> Gate<S> {
 
 impl<S: AsyncRead + Unpin> Gate<S> {
     /// A body of declared length needs no vetting: it goes straight into hyper's buffer.
-    fn poll_declared(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>, remaining: u64) -> Poll<io::Result<()>> {
+    fn poll_declared(
+        &mut self,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+        remaining: u64,
+    ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut (&mut self.inner).take(remaining)).poll_read(cx, buf))?;
         let count = buf.filled().len() - before;
@@ -314,4 +339,3 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }
-

@@ -23,9 +23,9 @@ use tunnel::{AgentStream, ByteStream, Listening};
 use uuid::Uuid;
 
 pub(crate) use framing::Fault;
-pub(crate) use gate::{Note, Notes};
 use framing::{HeadLimits, MAX_HEADERS};
 use gate::{Gate, Waits};
+pub(crate) use gate::{Note, Notes};
 
 use super::answer::AnswerBody;
 use crate::session::Session;
@@ -59,6 +59,7 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
         max_head: session.limits.max_head,
         max_target: session.limits.max_target,
         max_headers: session.limits.max_headers.min(MAX_HEADERS),
+        max_body: session.limits.max_body,
     };
     let gate = Gate::new(stream.bytes, limits, Waits::default(), Arc::clone(&notes));
     let served = Arc::clone(&session);
@@ -77,7 +78,9 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
         Box::pin(async move { Ok::<Response<AnswerBody>, Infallible>(super::serve(arrived).await) })
     });
     // A caller that shut down its sending side after the request still gets its answer.
-    let mut connection = http1::Builder::new().half_close(true).serve_connection(TokioIo::new(gate), service);
+    let mut connection = http1::Builder::new()
+        .half_close(true)
+        .serve_connection(TokioIo::new(gate), service);
     let ended = tokio::select! {
         ended = poll_fn(|cx| connection.poll_without_shutdown(cx)) => ended,
         () = session.cut.cancelled() => return,
@@ -88,7 +91,10 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
         return;
     }
     let (bytes, may_send) = connection.into_parts().io.into_inner().into_inner();
-    if tokio::time::timeout(LINGER_TIME, linger(bytes, may_send)).await.is_err() {
+    if tokio::time::timeout(LINGER_TIME, linger(bytes, may_send))
+        .await
+        .is_err()
+    {
         tracing::debug!(session = %session.id, "an agent's connection was closed while it still sent");
     }
 }

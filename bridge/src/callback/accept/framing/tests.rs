@@ -2,7 +2,12 @@
 
 use super::*;
 
-const LIMITS: HeadLimits = HeadLimits { max_head: 32 * 1024, max_target: 8 * 1024, max_headers: 100 };
+const LIMITS: HeadLimits = HeadLimits {
+    max_head: 32 * 1024,
+    max_target: 8 * 1024,
+    max_headers: 100,
+    max_body: 1 << 20,
+};
 
 /// Feeds `input` in pieces of `piece` bytes; returns what was passed on, the heads, and the fault if any.
 fn feed(input: &[u8], piece: usize) -> (Vec<u8>, usize, Option<Fault>) {
@@ -30,7 +35,10 @@ fn feed(input: &[u8], piece: usize) -> (Vec<u8>, usize, Option<Fault>) {
 fn fault_of(input: &str) -> Option<Fault> {
     let whole = feed(input.as_bytes(), usize::MAX);
     let dripped = feed(input.as_bytes(), 1);
-    assert_eq!(whole, dripped, "the verdict must not depend on how bytes arrive: {input:?}");
+    assert_eq!(
+        whole, dripped,
+        "the verdict must not depend on how bytes arrive: {input:?}"
+    );
     whole.2
 }
 
@@ -60,32 +68,86 @@ fn every_ambiguity_is_refused() {
         ("GET / HTTP/1.1\r\nHost: h\0\r\n\r\n", Fault::LineEnd),
         ("GET / HTTP/1.1\r\nHost: h\r\nA : b\r\n\r\n", Fault::HeaderLine),
         ("GET / HTTP/1.1\r\nHost: h\r\n: b\r\n\r\n", Fault::HeaderLine),
-        ("GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n", Fault::HeaderLine),
+        (
+            "GET / HTTP/1.1\r\nHost: h\r\nA: b\r\n c\r\n\r\n",
+            Fault::HeaderLine,
+        ),
         ("GET / HTTP/1.1\r\nHost: h\r\nnothing\r\n\r\n", Fault::HeaderLine),
         ("GET / HTTP/1.1\r\nAccept: x\r\n\r\n", Fault::HostMissing),
         ("GET / HTTP/1.0\r\nAccept: x\r\n\r\n", Fault::HostMissing),
         ("GET / HTTP/1.1\r\nHost: h\r\nhost: h\r\n\r\n", Fault::HostTwice),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x2\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2, 2\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 02\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n", Fault::ContentLength),
-        ("POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", Fault::BothLengths),
-        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n", Fault::BothLengths),
-        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n", Fault::TransferEncoding),
-        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n", Fault::TransferEncoding),
-        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n", Fault::TransferEncoding),
-        ("POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked;q=1\r\n\r\n", Fault::TransferEncoding),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\nContent-Length: 1\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: +1\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: -1\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 0x2\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 2, 2\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 02\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length:\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 99999999999999999999\r\n\r\n",
+            Fault::ContentLength,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Fault::BothLengths,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+            Fault::BothLengths,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            Fault::TransferEncoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: identity\r\n\r\n",
+            Fault::TransferEncoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: xchunked\r\n\r\n",
+            Fault::TransferEncoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked;q=1\r\n\r\n",
+            Fault::TransferEncoding,
+        ),
         (
             "POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
             Fault::TransferEncoding,
         ),
-        ("POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n", Fault::TransferEncodingInOneZero),
-        ("GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx", Fault::BodyWithoutMeaning),
-        ("POST / HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\n\r\n", Fault::Expectation),
+        (
+            "POST / HTTP/1.0\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n",
+            Fault::TransferEncodingInOneZero,
+        ),
+        (
+            "GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 1\r\n\r\nx",
+            Fault::BodyWithoutMeaning,
+        ),
+        (
+            "POST / HTTP/1.1\r\nHost: h\r\nExpect: 200-ok\r\n\r\n",
+            Fault::Expectation,
+        ),
     ];
 
     for (input, fault) in table {
@@ -112,6 +174,11 @@ fn a_chunked_body_is_delimited_strictly() {
         ("0\r\nHost: other\r\n\r\n", Fault::Trailer),
         ("0\r\nbroken\r\n\r\n", Fault::Trailer),
         ("0\r\nX: y\n\r\n", Fault::Trailer),
+        ("7fffffffff\r\n", Fault::BodyTooLarge { limit_bytes: 1 << 20 }),
+        (
+            "1\r\na\r\n100000\r\n",
+            Fault::BodyTooLarge { limit_bytes: 1 << 20 },
+        ),
     ];
 
     for (body, fault) in table {
@@ -126,9 +193,15 @@ fn a_head_over_its_limits_says_which() {
     let long = "x".repeat(33 * 1024);
     let many = "A: b\r\n".repeat(101);
 
-    assert!(matches!(fault_of(&format!("GET /{long} HTTP/1.1\r\n")), Some(Fault::TargetTooLong { .. })));
     assert!(matches!(
-        fault_of(&format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(8 * 1024))),
+        fault_of(&format!("GET /{long} HTTP/1.1\r\n")),
+        Some(Fault::TargetTooLong { .. })
+    ));
+    assert!(matches!(
+        fault_of(&format!(
+            "GET /{} HTTP/1.1\r\nHost: h\r\n\r\n",
+            "x".repeat(8 * 1024)
+        )),
         Some(Fault::TargetTooLong { limit_bytes: 8192 })
     ));
     assert!(matches!(
@@ -139,7 +212,13 @@ fn a_head_over_its_limits_says_which() {
         fault_of(&format!("GET / HTTP/1.1\r\nHost: h\r\n{many}\r\n")),
         Some(Fault::TooManyHeaders { limit: 100 })
     ));
-    assert_eq!(fault_of(&format!("GET /{} HTTP/1.1\r\nHost: h\r\n\r\n", "x".repeat(8 * 1024 - 1))), None);
+    assert_eq!(
+        fault_of(&format!(
+            "GET /{} HTTP/1.1\r\nHost: h\r\n\r\n",
+            "x".repeat(8 * 1024 - 1)
+        )),
+        None
+    );
 }
 
 #[test]
@@ -156,7 +235,16 @@ fn a_target_that_is_not_canonical_is_the_paths_fault_not_the_lines() {
 
     let step = framing.step(b"GET /a/../b HTTP/1.1\r\nHost: h\r\n\r\n");
 
-    assert!(matches!(step, Step::Head(_, HeadSeen { target_fault: Some(TargetFault::DotSegment), .. })));
+    assert!(matches!(
+        step,
+        Step::Head(
+            _,
+            HeadSeen {
+                target_fault: Some(TargetFault::DotSegment),
+                ..
+            }
+        )
+    ));
 }
 
 proptest::proptest! {

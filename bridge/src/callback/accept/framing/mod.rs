@@ -17,6 +17,8 @@ pub(crate) struct HeadLimits {
     pub(crate) max_target: usize,
     /// Field lines; at most [`MAX_HEADERS`].
     pub(crate) max_headers: usize,
+    /// Bytes of a chunked body, announced by its chunk sizes.
+    pub(crate) max_body: u64,
 }
 
 /// What `httparse` is given room for; also hyper's own limit.
@@ -67,6 +69,8 @@ pub(crate) enum Fault {
     TooManyHeaders { limit: usize },
     #[error("the only expectation known is 100-continue")]
     Expectation,
+    #[error("the body is larger than {limit_bytes} bytes")]
+    BodyTooLarge { limit_bytes: u64 },
     #[error("the head did not arrive whole in time")]
     HeadTimeout,
     #[error("the body did not go on in time")]
@@ -117,11 +121,18 @@ pub(crate) struct Framing {
     state: State,
     /// One empty line in front of a request line is tolerated, a second is not.
     skipped_empty_line: bool,
+    /// Bytes announced by the chunks of the body under way.
+    chunked_bytes: u64,
 }
 
 impl Framing {
     pub(crate) fn new(limits: HeadLimits) -> Self {
-        Self { limits, state: State::Head { scanned: 0 }, skipped_empty_line: false }
+        Self {
+            limits,
+            state: State::Head { scanned: 0 },
+            skipped_empty_line: false,
+            chunked_bytes: 0,
+        }
     }
 
     /// Whether the next byte would begin or continue a head.
@@ -194,7 +205,10 @@ impl Framing {
                 self.skipped_empty_line = false;
                 self.state = match body {
                     Delimited::Length(length) => after_body(length),
-                    Delimited::Chunked => State::ChunkSize,
+                    Delimited::Chunked => {
+                        self.chunked_bytes = 0;
+                        State::ChunkSize
+                    }
                 };
                 Step::Head(end, seen)
             }
@@ -204,11 +218,18 @@ impl Framing {
 
     /// Which limit a head without an end went over: the target's, if the first line alone is too long.
     fn too_large(&self, input: &[u8]) -> Fault {
-        let first_line = input.iter().position(|byte| *byte == b'\n').unwrap_or(input.len());
+        let first_line = input
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .unwrap_or(input.len());
         if first_line > self.limits.max_target.saturating_add(64) {
-            Fault::TargetTooLong { limit_bytes: self.limits.max_target }
+            Fault::TargetTooLong {
+                limit_bytes: self.limits.max_target,
+            }
         } else {
-            Fault::HeadTooLarge { limit_bytes: self.limits.max_head }
+            Fault::HeadTooLarge {
+                limit_bytes: self.limits.max_head,
+            }
         }
     }
 
@@ -223,14 +244,27 @@ impl Framing {
 
     fn chunk_size(&mut self, input: &[u8]) -> Step {
         let Some(line_feed) = input.iter().take(MAX_CHUNK_LINE).position(|byte| *byte == b'\n') else {
-            return if input.len() >= MAX_CHUNK_LINE { Step::Fault(Fault::ChunkSize) } else { Step::NeedMore };
+            return if input.len() >= MAX_CHUNK_LINE {
+                Step::Fault(Fault::ChunkSize)
+            } else {
+                Step::NeedMore
+            };
         };
         let Some(line) = input.get(..line_feed).and_then(|line| line.strip_suffix(b"\r")) else {
             return Step::Fault(Fault::ChunkSize);
         };
         match parse_chunk_size(line) {
             Some(0) => self.state = State::Trailers { scanned: 0 },
-            Some(size) => self.state = State::ChunkData(size),
+            Some(size) => {
+                self.chunked_bytes = self.chunked_bytes.saturating_add(size);
+                if self.chunked_bytes > self.limits.max_body {
+                    // Said at once: the bytes themselves may never come.
+                    return Step::Fault(Fault::BodyTooLarge {
+                        limit_bytes: self.limits.max_body,
+                    });
+                }
+                self.state = State::ChunkData(size);
+            }
             None => return Step::Fault(Fault::ChunkSize),
         }
         Step::Pass(line_feed + 1)
@@ -242,7 +276,11 @@ impl Framing {
             return Step::NeedMore;
         }
         let left = remaining - count as u64;
-        self.state = if left == 0 { State::ChunkEnd } else { State::ChunkData(left) };
+        self.state = if left == 0 {
+            State::ChunkEnd
+        } else {
+            State::ChunkData(left)
+        };
         Step::Pass(count)
     }
 
@@ -273,7 +311,9 @@ impl Framing {
         let (section, _) = input.split_at(end);
         let mut fields = [httparse::EMPTY_HEADER; 32];
         match httparse::parse_headers(section, &mut fields) {
-            Ok(httparse::Status::Complete((_, fields))) if !fields.iter().any(|field| delimits(field.name)) => {
+            Ok(httparse::Status::Complete((_, fields)))
+                if !fields.iter().any(|field| delimits(field.name)) =>
+            {
                 self.state = State::Head { scanned: 0 };
                 Step::Pass(end)
             }
@@ -283,7 +323,11 @@ impl Framing {
 }
 
 fn after_body(remaining: u64) -> State {
-    if remaining == 0 { State::Head { scanned: 0 } } else { State::Length(remaining) }
+    if remaining == 0 {
+        State::Head { scanned: 0 }
+    } else {
+        State::Length(remaining)
+    }
 }
 
 fn bounded(remaining: u64, available: usize) -> usize {
@@ -303,7 +347,9 @@ enum Section {
 fn section_end(input: &[u8], scanned: usize, limit: usize) -> Section {
     let mut at = scanned;
     while let Some(rest) = input.get(at..) {
-        let Some(found) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0)) else { break };
+        let Some(found) = rest.iter().position(|byte| matches!(byte, b'\r' | b'\n' | 0)) else {
+            break;
+        };
         let line_end = at + found;
         if line_end >= limit {
             return Section::TooLarge;
@@ -311,7 +357,11 @@ fn section_end(input: &[u8], scanned: usize, limit: usize) -> Section {
         match input.get(line_end..) {
             Some([b'\r', b'\n', b'\r', b'\n', ..]) => {
                 let end = line_end + 4;
-                return if end > limit { Section::TooLarge } else { Section::Whole(end) };
+                return if end > limit {
+                    Section::TooLarge
+                } else {
+                    Section::Whole(end)
+                };
             }
             Some([b'\r'] | [b'\r', b'\n'] | [b'\r', b'\n', b'\r']) => {
                 return Section::Partial(line_end);
@@ -320,7 +370,11 @@ fn section_end(input: &[u8], scanned: usize, limit: usize) -> Section {
             _ => return Section::BadLineEnd,
         }
     }
-    if input.len() >= limit { Section::TooLarge } else { Section::Partial(input.len()) }
+    if input.len() >= limit {
+        Section::TooLarge
+    } else {
+        Section::Partial(input.len())
+    }
 }
 
 enum Delimited {
@@ -335,7 +389,11 @@ fn read_head(head: &[u8], limits: HeadLimits) -> Result<(HeadSeen, Delimited), F
         Ok(httparse::Status::Complete(length)) if length == head.len() => {}
         // The section is whole, so a parser that wants more, or stops sooner, disagrees with us about its end.
         Ok(_) => return Err(Fault::HeaderLine),
-        Err(httparse::Error::TooManyHeaders) => return Err(Fault::TooManyHeaders { limit: limits.max_headers }),
+        Err(httparse::Error::TooManyHeaders) => {
+            return Err(Fault::TooManyHeaders {
+                limit: limits.max_headers,
+            });
+        }
         Err(httparse::Error::Version) => return Err(Fault::Version),
         Err(httparse::Error::Token) => return Err(request_line_fault(head, limits)),
         Err(httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine) => {
@@ -347,10 +405,14 @@ fn read_head(head: &[u8], limits: HeadLimits) -> Result<(HeadSeen, Delimited), F
         return Err(Fault::RequestLine);
     };
     if request.headers.len() > limits.max_headers {
-        return Err(Fault::TooManyHeaders { limit: limits.max_headers });
+        return Err(Fault::TooManyHeaders {
+            limit: limits.max_headers,
+        });
     }
     if target.len() > limits.max_target {
-        return Err(Fault::TargetTooLong { limit_bytes: limits.max_target });
+        return Err(Fault::TargetTooLong {
+            limit_bytes: limits.max_target,
+        });
     }
     // `METHOD SP target SP HTTP/1.x`, exactly: httparse also lets more blanks through.
     let request_line = method.len() + 1 + target.len() + 9;
@@ -371,7 +433,9 @@ fn read_head(head: &[u8], limits: HeadLimits) -> Result<(HeadSeen, Delimited), F
 fn request_line_fault(head: &[u8], limits: HeadLimits) -> Fault {
     let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
     if line.len() > limits.max_target.saturating_add(64) {
-        Fault::TargetTooLong { limit_bytes: limits.max_target }
+        Fault::TargetTooLong {
+            limit_bytes: limits.max_target,
+        }
     } else {
         Fault::RequestLine
     }
@@ -418,7 +482,11 @@ fn delimiter(fields: &[httparse::Header<'_>], version: u8, method: &str) -> Resu
     if expectation_fault {
         return Err(Fault::Expectation);
     }
-    Ok(if chunked { Delimited::Chunked } else { Delimited::Length(length.unwrap_or(0)) })
+    Ok(if chunked {
+        Delimited::Chunked
+    } else {
+        Delimited::Length(length.unwrap_or(0))
+    })
 }
 
 /// `1*DIGIT` without leading zeros: some readers take those for octal.
@@ -427,7 +495,8 @@ fn parse_length(value: &[u8]) -> Option<u64> {
         return None;
     }
     value.iter().try_fold(0_u64, |number, byte| {
-        byte.is_ascii_digit().then(|| number * 10 + u64::from(byte - b'0'))
+        byte.is_ascii_digit()
+            .then(|| number * 10 + u64::from(byte - b'0'))
     })
 }
 
@@ -435,7 +504,8 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 fn parse_chunk_size(line: &[u8]) -> Option<u64> {
     let digits = line.iter().position(|byte| *byte == b';').unwrap_or(line.len());
     let (size, extension) = line.split_at(digits);
-    if size.is_empty() || size.len() > 15 || !extension.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~')) {
+    if size.is_empty() || size.len() > 15 || !extension.iter().all(|byte| matches!(byte, b'\t' | b' '..=b'~'))
+    {
         return None;
     }
     size.iter().try_fold(0_u64, |number, byte| {
@@ -446,9 +516,18 @@ fn parse_chunk_size(line: &[u8]) -> Option<u64> {
 
 /// Fields that must never stand in a trailer section (RFC 9110 section 6.5.1).
 fn delimits(name: &str) -> bool {
-    ["content-length", "transfer-encoding", "host", "trailer", "authorization", "content-type", "content-encoding", "te"]
-        .iter()
-        .any(|field| name.eq_ignore_ascii_case(field))
+    [
+        "content-length",
+        "transfer-encoding",
+        "host",
+        "trailer",
+        "authorization",
+        "content-type",
+        "content-encoding",
+        "te",
+    ]
+    .iter()
+    .any(|field| name.eq_ignore_ascii_case(field))
 }
 
 #[cfg(test)]
