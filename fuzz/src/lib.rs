@@ -1,1 +1,21 @@
-//! Placeholder.
+//! The parsers and the whole request path under arbitrary bytes.
+//!
+//! Here: one function a harness, `pub fn NAME(data: &[u8])`, that panics when a law is broken; each file begins with
+//! its laws. Not here: the fuzzer's entry points (`fuzz_targets/`, one line each), the seeds (`corpus/NAME/`), and how
+//! to start them (`run.sh`). `tests/replay.rs` puts the whole corpus and some mutations of it through the harnesses in
+//! the ordinary test run, so that they cannot rot.
+//!
+//! A harness knows the product's public API only. What it compares with is written anew, slowly and directly from the
+//! RFC or manual, so that one mistake is not made twice.
+
+mod target;
+mod decision;
+mod request;
+mod known_hosts;
+mod ssh_config;
+
+pub use decision::decision;
+pub use known_hosts::known_hosts;
+pub use request::request;
+pub use ssh_config::ssh_config;
+pub use target::target;
