@@ -136,3 +136,70 @@ fn is_ours(world: &World, run_id: &str, seen: &Seen) {
         "policy does not allow {seen:?}"
     );
 }
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use super::*;
+
+    fn forwarded(world: &mut World) -> Exchange {
+        let head = format!(
+            "POST /api/issues/1/comments HTTP/1.1\r\nHost: localhost:{PORT}\r\nAuthorization: bearer {TOKEN}\r\n\
+             Content-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
+        );
+        world.exchange(head.as_bytes(), usize::MAX)
+    }
+
+    #[test]
+    fn a_good_request_reaches_the_upstream_and_holds() {
+        let mut world = World::lock();
+
+        let exchange = forwarded(&mut world);
+
+        let [seen] = exchange.seen.as_slice() else {
+            panic!("{:?}", exchange.seen)
+        };
+        is_ours(&world, &exchange.run_id, seen);
+        assert_eq!((seen.body.as_slice(), seen.whole), (&b"{}"[..], true));
+        assert!(exchange.answers.starts_with(b"HTTP/1.1 "));
+    }
+
+    #[test]
+    fn a_request_that_is_not_as_we_send_it_breaks_a_law() {
+        let mut world = World::lock();
+        let exchange = forwarded(&mut world);
+        let good = exchange.seen.first().expect("it was forwarded").clone();
+        let field = |name: &str, value: &str| (name.to_owned(), value.as_bytes().to_vec());
+        let mut bad = vec![good.clone(); 8];
+        for (number, seen) in bad.iter_mut().enumerate() {
+            match number {
+                0 => seen.fields.push(field("cookie", "a=b")),
+                1 => seen.fields.push(field("host", &world.host)),
+                2 => seen
+                    .fields
+                    .push(field("authorization", &format!("Bearer {TOKEN}"))),
+                3 => seen.fields.retain(|(name, _)| name != "x-paperclip-run-id"),
+                4 => seen.target = "/api/issues/../comments".to_owned(),
+                5 => seen.method = "DELETE".to_owned(),
+                6 => seen.body.push(b'x'),
+                _ => seen.well_formed = false,
+            }
+        }
+
+        for seen in &bad {
+            let held = catch_unwind(AssertUnwindSafe(|| is_ours(&world, &exchange.run_id, seen)));
+            assert!(held.is_err(), "no law was broken by {seen:?}");
+        }
+    }
+
+    #[test]
+    fn a_request_that_the_agent_did_not_make_breaks_a_law() {
+        let mut world = World::lock();
+        let exchange = forwarded(&mut world);
+
+        let smuggled = catch_unwind(AssertUnwindSafe(|| holds(&world, b"", &[], &exchange)));
+
+        assert!(smuggled.is_err());
+    }
+}
