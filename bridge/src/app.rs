@@ -163,24 +163,31 @@ impl OpenSession {
         self.serving.stop.cancel();
         let ended = tokio::time::timeout(TAKING_DOWN, &mut self.serving.task).await;
         drop(self.runner);
-        if let Some(host) = self.host.take()
-            && Arc::strong_count(&host) == 1
-        {
+        let alone = self.host.take().filter(|host| Arc::strong_count(host) == 1);
+        let connection_ended = alone.is_some();
+        if let Some(host) = alone {
             host.close().await;
         }
         match ended {
-            Ok(Ok(TunnelEnd::StoppedUnclean(left))) => Err(left),
-            Ok(Ok(TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_)) | Err(_))
-                if open > 0 =>
-            {
-                Err(format!(
-                    "{open} callbacks were given up while their outcome was open"
-                ))
+            // What a server will not take down by itself goes with its connection.
+            Ok(Ok(TunnelEnd::StoppedUnclean(left))) if !connection_ended => return Err(left),
+            Ok(Ok(
+                TunnelEnd::Stopped
+                | TunnelEnd::StoppedUnclean(_)
+                | TunnelEnd::Refused { .. }
+                | TunnelEnd::Unreachable(_),
+            )) => {}
+            Ok(Err(error)) => return Err(format!("the tunnel failed: {error}")),
+            Err(_) => {
+                return Err("the tunnel did not end in time; its listener may still be there".to_owned());
             }
-            Ok(Ok(TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_))) => Ok(()),
-            Ok(Err(error)) => Err(format!("the tunnel failed: {error}")),
-            Err(_) => Err("the tunnel did not end in time; its listener may still be there".to_owned()),
         }
+        if open > 0 {
+            return Err(format!(
+                "{open} callbacks were given up while their outcome was open"
+            ));
+        }
+        Ok(())
     }
 }
 

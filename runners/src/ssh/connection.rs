@@ -54,6 +54,9 @@ pub(super) enum OpenError {
     Lost(String),
 }
 
+/// The address that forwards are asked for on.
+const LOOPBACK: &str = "127.0.0.1";
+
 impl Connection {
     /// Connects and logs in.
     ///
@@ -244,7 +247,12 @@ impl Connection {
         key: &ForwardKey,
         bind_address: &str,
     ) -> Result<(), ForwardError> {
-        match self.answered(cancel(&self.handle, key, bind_address)).await? {
+        let mut answer = self.answered(cancel(&self.handle, key, bind_address)).await?;
+        if matches!(answer, Err(russh::Error::RequestDenied)) && bind_address == LOOPBACK {
+            // Dropbear files a loopback listener under this name, whatever name it was asked for by.
+            answer = self.answered(cancel(&self.handle, key, "localhost")).await?;
+        }
+        match answer {
             Ok(()) => Ok(()),
             Err(russh::Error::RequestDenied) => {
                 Err(ForwardError::Nonsense("a refusal to stop listening".to_owned()))
