@@ -78,10 +78,11 @@ impl<'t> Reader<'t> {
             .iter()
             .any(|open| value.starts_with(open));
         let many_lines = value.starts_with("\"\"\"") || value.starts_with("'''");
-        let line = if many_lines {
-            line + inner.line - 1 + usize::from(dropped)
+        let on_a_later_line = many_lines && (dropped || inner.line > 1);
+        let (line, column) = if on_a_later_line {
+            (line + inner.line - 1 + usize::from(dropped), inner.column)
         } else {
-            line
+            (line, column)
         };
         if self.found.len() < MAX_MISTAKES {
             let message = format!("in `rules`: {}", inner.message);

@@ -19,7 +19,7 @@ pub(crate) fn session(arrived: Arrived) -> Result<Caller, Refusal> {
     if let Some(fault) = arrived.note.fault {
         return Err(Refusal::Framing(fault));
     }
-    let headers = arrived.request.headers();
+    let headers = &arrived.head.headers;
     let mut hosts = headers.get_all(header::HOST).iter();
     let named = match (hosts.next(), hosts.next()) {
         (Some(host), None) => arrived.pins.admits(host.as_bytes()),

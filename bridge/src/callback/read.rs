@@ -42,13 +42,7 @@ pub(crate) struct CallbackRequest {
 
 pub(crate) fn canonical(caller: Caller, record: &mut Record) -> Result<Asked, Refusal> {
     let arrived = caller.arrived;
-    let (parts, incoming) = arrived.request.into_parts();
-    let body = CallerBody::new(
-        incoming,
-        &parts.headers,
-        Arc::clone(&arrived.notes),
-        arrived.session.tasks.clone(),
-    );
+    let parts = arrived.head;
     if let Some(fault) = arrived.note.target_fault {
         return Err(Refusal::PathNotCanonical(fault));
     }
@@ -67,7 +61,7 @@ pub(crate) fn canonical(caller: Caller, record: &mut Record) -> Result<Asked, Re
         idempotency_key: idempotency_key(&parts.headers)?,
         target,
         headers: parts.headers,
-        body,
+        body: arrived.body,
     };
     let path = request.target.path();
     let ours = path

@@ -826,3 +826,105 @@ async fn a_stale_idle_connection_costs_nobody_an_answer() {
     let seen = world.seen().len();
     assert!(seen <= 50, "{seen} deliveries of 50");
 }
+
+#[tokio::test]
+async fn an_agent_that_reads_slowly_sees_an_early_answer_whole() {
+    let world = world(Shape::default(), ok).await;
+    let body = "x".repeat(100);
+    let json = "Content-Type: application/json\r\n";
+    let denied = world.head("POST /api/nothing", &format!("{json}Content-Length: 100\r\n")) + &body;
+    let chunked = world.head("POST /api/issues/1/comments", &format!("{json}Transfer-Encoding: chunked\r\n")) + "3\r\nabcX" + &body;
+    let stranger = format!("POST /api/x HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Length: 100\r\n\r\n{body}");
+
+    for (request, expected) in [
+        (denied, refused(403, "route_not_allowed")),
+        (chunked, refused(400, "malformed_request")),
+        (stranger, refused(401, "invalid_token")),
+    ] {
+        let (agent, bridge) = tokio::io::duplex(7);
+        let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+        let served = tokio::spawn(super::stream(stream, Arc::clone(&world.session)));
+        let (mut reading, mut writing) = tokio::io::split(agent);
+        let say = async {
+            let _ = writing.write_all(request.as_bytes()).await;
+            let _ = writing.shutdown().await;
+        };
+        let mut answer = String::new();
+        let (_, heard) = tokio::join!(say, reading.read_to_string(&mut answer));
+        heard.unwrap();
+        served.await.unwrap();
+        assert_eq!(code(&answer), expected, "{answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_token_does_not_cost_the_next_request() {
+    let world = world(Shape::default(), ok).await;
+    let stranger =
+        format!("POST /api/x HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+
+    let answers = world.raw((stranger + &world.head("GET /api/agents/me", "")).as_bytes()).await;
+
+    assert_eq!(statuses(&answers), [401, 200]);
+}
+
+#[tokio::test]
+async fn an_answer_to_head_never_has_a_body_not_even_a_refusal() {
+    let world = world(Shape::default(), ok).await;
+
+    for more in ["Expect: x\r\n", "Content-Length: 1, 1\r\n", ""] {
+        let answer = world.ask("HEAD /api/agents/me", more).await;
+        assert!(status(&answer) >= 400 && answer.ends_with("\r\n\r\n"), "{answer}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_head_that_trickles_in_is_given_up_and_an_idle_connection_is_closed() {
+    let (mut agent, bridge) = tokio::io::duplex(1024);
+    let world = offline();
+    let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+    let served = tokio::spawn(super::stream(stream, Arc::clone(&world)));
+
+    agent.write_all(b"GET / HT").await.unwrap();
+    let mut answer = String::new();
+    agent.read_to_string(&mut answer).await.unwrap();
+    assert_eq!(code(&answer), refused(408, "request_timeout"));
+    served.await.unwrap();
+
+    let (mut idle, bridge) = tokio::io::duplex(1024);
+    let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+    let served = tokio::spawn(super::stream(stream, world));
+    let mut nothing = String::new();
+    idle.read_to_string(&mut nothing).await.unwrap();
+    assert_eq!(nothing, "");
+    drop(idle);
+    served.await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_agent_that_never_reads_does_not_hold_its_answer_for_ever() {
+    let session = offline();
+    let (mut agent, bridge) = tokio::io::duplex(64);
+    let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+    let served = tokio::spawn(super::stream(stream, session));
+
+    agent.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+
+    // The clock is paused: this returns because the stream was given up, not because time was waited for.
+    served.await.unwrap();
+}
+
+/// A session whose upstream is never asked, so that the clock may be paused.
+fn offline() -> Arc<Session> {
+    let settings = UpstreamSettings::parse("http://127.0.0.1:9", None).unwrap();
+    Session::new(SessionParts {
+        run_id: HeaderValue::from_static("run-1"),
+        tunnel: "local",
+        rules: Arc::new(Rules::none()),
+        limits: Limits::default(),
+        rate: None,
+        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        token: Token::from_random([7; 24]).digest(),
+        process_bodies: Budget::new(PROCESS_BODY_BYTES),
+    })
+}

@@ -25,9 +25,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes under way to each side, as a socket would hold them.
 ///
-/// Room for the answers, on purpose: hyper loses what it has not yet written of an answer that it gives before it has
-/// read the request's body, so that an agent that reads slowly would see such an answer cut.
-const BUFFER: usize = 64 * 1024;
+/// Room for the answers: an agent that reads slowly must see them whole as well.
+const BUFFER: usize = 7;
+/// Room for what the agent says, where it is not cut into pieces.
+const ROOM: usize = 64 * 1024;
 
 /// What outlives an exchange.
 pub(super) struct World {
@@ -134,7 +135,7 @@ impl World {
     async fn converse(&self, data: &[u8], piece: usize, run_id: String, session: Arc<Session>) -> Exchange {
         let log = Log::default();
         let mut connections = JoinSet::new();
-        let (saying, said) = tokio::io::duplex(piece.min(BUFFER));
+        let (saying, said) = tokio::io::duplex(piece.min(ROOM));
         let (answering, hearing) = tokio::io::duplex(BUFFER);
         let stream = AgentStream {
             bytes: Box::new(tokio::io::join(said, answering)),

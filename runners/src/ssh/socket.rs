@@ -15,7 +15,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep};
 
@@ -59,8 +59,11 @@ pub(super) struct Socket {
     stalled: bool,
 }
 
+/// russh reads a packet in two steps: its length, then the rest. From a buffer that is one system call instead of four.
+const READ_BUFFER: usize = 64 * 1024;
+
 enum Wire {
-    Tcp(TcpStream),
+    Tcp(BufReader<TcpStream>),
     Hop(ChannelIo),
 }
 
@@ -75,6 +78,7 @@ impl Socket {
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
         let peer = stream.peer_addr()?;
+        let stream = BufReader::with_capacity(READ_BUFFER, stream);
         Ok((Self::new(Wire::Tcp(stream), controls, stall_limit), peer))
     }
 
@@ -148,7 +152,7 @@ impl AsyncRead for Socket {
             Wire::Tcp(stream) => {
                 let result = Pin::new(&mut *stream).poll_read(cx, buf);
                 if result.is_ready() && this.controls.quick_ack.load(Ordering::Relaxed) {
-                    quick_ack(stream);
+                    quick_ack(stream.get_ref());
                 }
                 result
             }

@@ -2,7 +2,8 @@
 //!
 //! Here: an `AsyncRead` that drives [`Framing`] and keeps, for the service behind hyper, one [`Note`] per head in
 //! pipeline order. A head that is refused is replaced by a harmless one, so that hyper writes our answer in its turn;
-//! nothing of the request's own content is in what hyper then sees. Not here: what is answered (`serve`).
+//! nothing of the request's own content is in what hyper then sees. The close lingers, so that slow clients get to read an
+//! early answer. Not here: what is answered (`serve`).
 
 use std::collections::VecDeque;
 use std::io;
@@ -22,6 +23,12 @@ use super::framing::{Fault, Framing, HeadLimits, HeadSeen, Step};
 
 /// Stands in for a head that was refused.
 const HARMLESS: &[u8] = b"GET / HTTP/1.1\r\nhost: gate.invalid\r\nconnection: close\r\n\r\n";
+/// The same for a refused HEAD, whose answer has no body whatever it says.
+const HARMLESS_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nhost: gate.invalid\r\nconnection: close\r\n\r\n";
+/// Read and dropped at most after our last answer.
+pub(crate) const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+/// … and for so long at most.
+pub(crate) const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Room made for a read; a usual head fits with its body.
 const READ_SIZE: usize = 8 * 1024;
 
@@ -34,6 +41,8 @@ pub(crate) struct Waits {
     pub(crate) idle: Duration,
     /// Between two reads of a body.
     pub(crate) body: Duration,
+    /// For an agent that does not read its answer.
+    pub(crate) write: Duration,
 }
 
 impl Default for Waits {
@@ -42,6 +51,7 @@ impl Default for Waits {
             head: Duration::from_secs(15),
             idle: Duration::from_secs(120),
             body: Duration::from_secs(30),
+            write: Duration::from_secs(60),
         }
     }
 }
@@ -100,8 +110,13 @@ pub(crate) struct Gate<S> {
     waiting_since: Option<Instant>,
     /// Made once and moved only when it fires, so that a busy connection pays for no timer.
     timer: Option<Pin<Box<Sleep>>>,
+    /// Runs while nothing can be written.
+    stall: Option<Pin<Box<Sleep>>>,
+    /// Bytes and time left for what the other side still sends.
+    linger: Option<(u64, Pin<Box<Sleep>>)>,
     faulted: bool,
     end_of_input: bool,
+    shut_down: bool,
 }
 
 impl<S> Gate<S> {
@@ -115,14 +130,12 @@ impl<S> Gate<S> {
             waits,
             waiting_since: None,
             timer: None,
+            stall: None,
+            linger: None,
             faulted: false,
             end_of_input: false,
+            shut_down: false,
         }
-    }
-
-    /// The stream, and whether its other side may still be sending.
-    pub(crate) fn into_inner(self) -> (S, bool) {
-        (self.inner, !self.end_of_input)
     }
 
     /// Refuses the head under way: hyper is shown the harmless one, and nothing after it.
@@ -133,9 +146,14 @@ impl<S> Gate<S> {
                 ..Note::default()
             })
         });
+        let stand_in = if self.buffer.starts_with(b"HEAD ") {
+            HARMLESS_HEAD
+        } else {
+            HARMLESS
+        };
         self.buffer.clear();
-        self.buffer.extend_from_slice(HARMLESS);
-        self.vetted = HARMLESS.len();
+        self.buffer.extend_from_slice(stand_in);
+        self.vetted = stand_in.len();
         self.faulted = true;
     }
 
@@ -314,28 +332,91 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
+impl<S: AsyncWrite + Unpin> Gate<S> {
+    /// Called when nothing can be written now: an agent that never reads does not hold its answer for ever.
+    fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let limit = self.waits.write;
+        let timer = self
+            .stall
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(limit)));
+        ready!(timer.as_mut().poll(cx));
+        let text = format!("the agent took nothing for {limit:?}");
+        Poll::Ready(io::Error::new(io::ErrorKind::TimedOut, text))
+    }
+
+    fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        match written {
+            Poll::Ready(written) => {
+                self.stall = None;
+                Poll::Ready(written)
+            }
+            Poll::Pending => self.poll_stalled(cx).map(Err),
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Gate<S> {
+    /// Reads and drops what the other side still sends: many clients see no answer otherwise.
+    fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let (left, timer) = self
+            .linger
+            .get_or_insert_with(|| (LINGER_BYTES, Box::pin(tokio::time::sleep(LINGER_TIME))));
+        let mut scratch = [0_u8; 4096];
+        loop {
+            let mut sink = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut self.inner).poll_read(cx, &mut sink) {
+                Poll::Ready(Ok(())) if !sink.filled().is_empty() => {
+                    match left.checked_sub(sink.filled().len() as u64) {
+                        Some(still) => *left = still,
+                        None => return Poll::Ready(()),
+                    }
+                }
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return timer.as_mut().poll(cx),
+            }
+        }
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let gate = self.get_mut();
+        let written = Pin::new(&mut gate.inner).poll_write(cx, bytes);
+        gate.written(cx, written)
     }
 
     fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
+        self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write_vectored(cx, slices)
+        let gate = self.get_mut();
+        let written = Pin::new(&mut gate.inner).poll_write_vectored(cx, slices);
+        gate.written(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
         self.inner.is_write_vectored()
     }
 
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        let flushed = Pin::new(&mut gate.inner).poll_flush(cx);
+        gate.written(cx, flushed)
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+    /// Ends our direction, then lingers. hyper calls this once every answer is out, and never for one that broke.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gate = self.get_mut();
+        if !gate.shut_down {
+            let shut_down = Pin::new(&mut gate.inner).poll_shutdown(cx);
+            ready!(gate.written(cx, shut_down))?;
+            gate.shut_down = true;
+        }
+        if !gate.end_of_input {
+            ready!(gate.poll_linger(cx));
+            gate.end_of_input = true;
+        }
+        Poll::Ready(Ok(()))
     }
 }
