@@ -833,8 +833,13 @@ async fn an_agent_that_reads_slowly_sees_an_early_answer_whole() {
     let body = "x".repeat(100);
     let json = "Content-Type: application/json\r\n";
     let denied = world.head("POST /api/nothing", &format!("{json}Content-Length: 100\r\n")) + &body;
-    let chunked = world.head("POST /api/issues/1/comments", &format!("{json}Transfer-Encoding: chunked\r\n")) + "3\r\nabcX" + &body;
-    let stranger = format!("POST /api/x HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Length: 100\r\n\r\n{body}");
+    let chunked = world.head(
+        "POST /api/issues/1/comments",
+        &format!("{json}Transfer-Encoding: chunked\r\n"),
+    ) + "3\r\nabcX"
+        + &body;
+    let stranger =
+        format!("POST /api/x HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Length: 100\r\n\r\n{body}");
 
     for (request, expected) in [
         (denied, refused(403, "route_not_allowed")),
@@ -842,7 +847,10 @@ async fn an_agent_that_reads_slowly_sees_an_early_answer_whole() {
         (stranger, refused(401, "invalid_token")),
     ] {
         let (agent, bridge) = tokio::io::duplex(7);
-        let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+        let stream = AgentStream {
+            bytes: Box::new(bridge),
+            listening: Listening::Tcp { port: PORT },
+        };
         let served = tokio::spawn(super::stream(stream, Arc::clone(&world.session)));
         let (mut reading, mut writing) = tokio::io::split(agent);
         let say = async {
@@ -860,10 +868,14 @@ async fn an_agent_that_reads_slowly_sees_an_early_answer_whole() {
 #[tokio::test]
 async fn a_refused_token_does_not_cost_the_next_request() {
     let world = world(Shape::default(), ok).await;
-    let stranger =
-        format!("POST /api/x HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Length: 100000\r\n\r\n{}", "x".repeat(100_000));
+    let stranger = format!(
+        "POST /api/x HTTP/1.1\r\nHost: 127.0.0.1:{PORT}\r\nContent-Length: 100000\r\n\r\n{}",
+        "x".repeat(100_000)
+    );
 
-    let answers = world.raw((stranger + &world.head("GET /api/agents/me", "")).as_bytes()).await;
+    let answers = world
+        .raw((stranger + &world.head("GET /api/agents/me", "")).as_bytes())
+        .await;
 
     assert_eq!(statuses(&answers), [401, 200]);
 }
@@ -882,7 +894,10 @@ async fn an_answer_to_head_never_has_a_body_not_even_a_refusal() {
 async fn a_head_that_trickles_in_is_given_up_and_an_idle_connection_is_closed() {
     let (mut agent, bridge) = tokio::io::duplex(1024);
     let world = offline();
-    let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+    let stream = AgentStream {
+        bytes: Box::new(bridge),
+        listening: Listening::Tcp { port: PORT },
+    };
     let served = tokio::spawn(super::stream(stream, Arc::clone(&world)));
 
     agent.write_all(b"GET / HT").await.unwrap();
@@ -892,7 +907,10 @@ async fn a_head_that_trickles_in_is_given_up_and_an_idle_connection_is_closed() 
     served.await.unwrap();
 
     let (mut idle, bridge) = tokio::io::duplex(1024);
-    let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+    let stream = AgentStream {
+        bytes: Box::new(bridge),
+        listening: Listening::Tcp { port: PORT },
+    };
     let served = tokio::spawn(super::stream(stream, world));
     let mut nothing = String::new();
     idle.read_to_string(&mut nothing).await.unwrap();
@@ -905,7 +923,10 @@ async fn a_head_that_trickles_in_is_given_up_and_an_idle_connection_is_closed() 
 async fn an_agent_that_never_reads_does_not_hold_its_answer_for_ever() {
     let session = offline();
     let (mut agent, bridge) = tokio::io::duplex(64);
-    let stream = AgentStream { bytes: Box::new(bridge), listening: Listening::Tcp { port: PORT } };
+    let stream = AgentStream {
+        bytes: Box::new(bridge),
+        listening: Listening::Tcp { port: PORT },
+    };
     let served = tokio::spawn(super::stream(stream, session));
 
     agent.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
@@ -927,4 +948,36 @@ fn offline() -> Arc<Session> {
         token: Token::from_random([7; 24]).digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     })
+}
+
+#[tokio::test]
+async fn a_chunked_body_that_nobody_wants_is_dropped_and_the_next_request_answered() {
+    let world = world(Shape::default(), ok).await;
+    let chunked = format!(
+        "POST /api/x HTTP/1.1\r\nHost: other\r\nContent-Type: application/json\r\nTransfer-Encoding: chunked\r\n\r\n\
+         1\r\n1\r\n0\r\n\r\n{}",
+        world.head("GET /api/agents/me", "")
+    );
+
+    for room in [7, 64, 64 * 1024] {
+        let (agent, bridge) = tokio::io::duplex(room);
+        let stream = AgentStream {
+            bytes: Box::new(bridge),
+            listening: Listening::Tcp { port: PORT },
+        };
+        let served = tokio::spawn(super::stream(stream, Arc::clone(&world.session)));
+        let (mut reading, mut writing) = tokio::io::split(agent);
+        let say = async {
+            let _ = writing.write_all(chunked.as_bytes()).await;
+            let _ = writing.shutdown().await;
+        };
+        let mut answers = String::new();
+        let both = async { tokio::join!(say, reading.read_to_string(&mut answers)) };
+        let (_, heard) = tokio::time::timeout(Duration::from_secs(5), both)
+            .await
+            .expect("no timer is needed");
+        heard.unwrap();
+        served.await.unwrap();
+        assert_eq!(statuses(&answers), [421, 200], "room {room}");
+    }
 }

@@ -347,7 +347,11 @@ impl<S: AsyncWrite + Unpin> Gate<S> {
     fn written<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         match written {
             Poll::Ready(written) => {
-                self.stall = None;
+                if self.stall.take().is_some() {
+                    // hyper does not ask the next request's service while the last answer is still being written,
+                    // and after the write that ends it does not look again: so it is woken for one more look.
+                    cx.waker().wake_by_ref();
+                }
                 Poll::Ready(written)
             }
             Poll::Pending => self.poll_stalled(cx).map(Err),
