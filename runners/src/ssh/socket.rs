@@ -2,7 +2,8 @@
 //!
 //! Here: what russh cannot be told: `TCP_QUICKACK` for as long as the far side's Nagle is on, a deadline for a write
 //! that makes no progress (russh awaits its flush without one, and sends no keepalive meanwhile), and a switch that
-//! ends the session task, which russh spawns and does not let go of. Not here: anything of SSH itself; see
+//! ends the session task, which russh spawns and does not let go of. Small packets leave together at the end of a turn.
+//! Not here: anything of SSH itself; see
 //! [`super::connection`].
 
 use std::future::Future;
@@ -11,9 +12,10 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::BytesMut;
 use futures_util::task::AtomicWaker;
 use tokio::io::{AsyncRead, AsyncWrite, BufReader, ReadBuf};
 use tokio::net::TcpStream;
@@ -53,6 +55,10 @@ impl Controls {
 /// Bytes to the SSH server: a TCP socket or a channel of the connection before it.
 pub(super) struct Socket {
     wire: Wire,
+    /// Written by russh and not yet on the wire.
+    out: BytesMut,
+    /// The other tasks have had their turn since the first of it.
+    yielded: bool,
     controls: Arc<Controls>,
     stall_limit: Duration,
     stall: Option<Pin<Box<Sleep>>>,
@@ -61,6 +67,11 @@ pub(super) struct Socket {
 
 /// russh reads a packet in two steps: its length, then the rest. From a buffer that is one system call instead of four.
 const READ_BUFFER: usize = 64 * 1024;
+/// russh flushes after each message. Writes smaller than this wait for the end of the turn and leave together: fewer
+/// system calls here, and the server is woken once for them.
+const PUT_BY: usize = 16 * 1024;
+/// Put by at most.
+const MOST_PUT_BY: usize = 128 * 1024;
 
 enum Wire {
     Tcp(BufReader<TcpStream>),
@@ -90,6 +101,8 @@ impl Socket {
     fn new(wire: Wire, controls: Arc<Controls>, stall_limit: Duration) -> Self {
         Self {
             wire,
+            out: BytesMut::new(),
+            yielded: false,
             controls,
             stall_limit,
             stall: None,
@@ -138,6 +151,65 @@ fn ended() -> io::Error {
     )
 }
 
+impl Socket {
+    fn poll_wire_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let result = match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Wire::Hop(channel) => Pin::new(channel).poll_write(cx, bytes),
+        };
+        self.after_write(cx, result)
+    }
+
+    fn poll_wire_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let result = match &mut self.wire {
+            Wire::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Wire::Hop(channel) => Pin::new(channel).poll_flush(cx),
+        };
+        self.after_write(cx, result)
+    }
+
+    /// Writes out what was put by.
+    fn poll_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let bytes = self.out.split().freeze();
+            let written = match self.poll_wire_write(cx, &bytes) {
+                Poll::Ready(Ok(0)) => Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(done) => done,
+                Poll::Pending => Ok(0),
+            };
+            match written {
+                Ok(count) if count == bytes.len() => {}
+                Ok(count) => {
+                    self.out.extend_from_slice(bytes.get(count..).unwrap_or_default());
+                    if count == 0 {
+                        return Poll::Pending;
+                    }
+                }
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+        self.yielded = false;
+        Poll::Ready(Ok(()))
+    }
+
+    /// Called when there is nothing to read: what was put by goes out now, or after one more turn of the other tasks,
+    /// which may have more to add.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
+        if self.out.is_empty() {
+            return Ok(());
+        }
+        if !self.yielded {
+            self.yielded = true;
+            cx.waker().wake_by_ref();
+            return Ok(());
+        }
+        match self.poll_out(cx) {
+            Poll::Ready(done) => done,
+            Poll::Pending => Ok(()),
+        }
+    }
+}
+
 impl AsyncRead for Socket {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -163,6 +235,7 @@ impl AsyncRead for Socket {
             if this.controls.ended() {
                 return Poll::Ready(Err(ended()));
             }
+            this.poll_idle(cx)?;
         }
         result
     }
@@ -182,24 +255,33 @@ impl AsyncWrite for Socket {
         if this.controls.ended() {
             return Poll::Ready(Err(ended()));
         }
-        let result = match &mut this.wire {
-            Wire::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Wire::Hop(channel) => Pin::new(channel).poll_write(cx, buf),
-        };
-        this.after_write(cx, result)
+        if buf.len() < PUT_BY {
+            if this.out.len() + buf.len() > MOST_PUT_BY {
+                ready!(this.poll_out(cx))?;
+            }
+            this.out.extend_from_slice(buf);
+            return Poll::Ready(Ok(buf.len()));
+        }
+        ready!(this.poll_out(cx))?;
+        this.poll_wire_write(cx, buf)
     }
 
+    /// Small packets are put by until there is nothing left to read: see [`Socket::poll_idle`].
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        let result = match &mut this.wire {
-            Wire::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Wire::Hop(channel) => Pin::new(channel).poll_flush(cx),
-        };
-        this.after_write(cx, result)
+        if this.controls.ended() {
+            return Poll::Ready(Err(ended()));
+        }
+        if !this.out.is_empty() && this.out.len() < PUT_BY {
+            return Poll::Ready(Ok(()));
+        }
+        ready!(this.poll_out(cx))?;
+        this.poll_wire_flush(cx)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        ready!(this.poll_out(cx))?;
         let result = match &mut this.wire {
             Wire::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
             Wire::Hop(channel) => Pin::new(channel).poll_shutdown(cx),
