@@ -10,7 +10,7 @@ pub mod local;
 pub mod ssh;
 
 pub use runner::{
-    Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input, Killed,
-    OutputSink, OutputStream, RunnerError, SecretText,
+    Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input,
+    Killed, OutputSink, OutputStream, RunnerError, SecretText,
 };
 pub use shell::Shell;

@@ -42,7 +42,10 @@ impl Local {
 
 enum Listener {
     Tcp(TcpListener),
-    Unix(UnixListener, #[expect(dead_code, reason = "removes the file when dropped")] SocketFile),
+    Unix(
+        UnixListener,
+        #[expect(dead_code, reason = "removes the file when dropped")] SocketFile,
+    ),
 }
 
 /// Removes the socket's file when the tunnel ends, by whatever way.
@@ -95,10 +98,16 @@ async fn clear_stale(path: &Path) -> io::Result<()> {
         Err(error) => return Err(error),
     };
     if !kind.is_socket() {
-        return Err(io::Error::new(io::ErrorKind::AlreadyExists, "something that is no socket lies there"));
+        return Err(io::Error::new(
+            io::ErrorKind::AlreadyExists,
+            "something that is no socket lies there",
+        ));
     }
     match UnixStream::connect(path).await {
-        Ok(_) => Err(io::Error::new(io::ErrorKind::AddrInUse, "another process serves this socket")),
+        Ok(_) => Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "another process serves this socket",
+        )),
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) => Err(error),
     }
@@ -125,14 +134,22 @@ async fn serve(
     status: StatusReporter,
     stop: CancellationToken,
 ) -> TunnelEnd {
-    let place = unix.as_ref().map_or_else(|| "127.0.0.1".to_owned(), |path| path.display().to_string());
+    let place = unix
+        .as_ref()
+        .map_or_else(|| "127.0.0.1".to_owned(), |path| path.display().to_string());
     let (listener, listening) = match Listener::bind(unix).await {
         Ok(bound) => bound,
         Err(error) => {
-            return TunnelEnd::Refused { reason: "listen_failed", detail: format!("cannot listen on {place}: {error}") };
+            return TunnelEnd::Refused {
+                reason: "listen_failed",
+                detail: format!("cannot listen on {place}: {error}"),
+            };
         }
     };
-    status.set(Status::Ready { listening: listening.clone(), verified_loopback: Some(true) });
+    status.set(Status::Ready {
+        listening: listening.clone(),
+        verified_loopback: Some(true),
+    });
     let mut streams = JoinSet::new();
     loop {
         tokio::select! {
@@ -178,15 +195,23 @@ mod tests {
         let (reporter, mut status) = StatusReporter::new();
         let stop = CancellationToken::new();
         let task = tokio::spawn(Box::new(tunnel).serve(Arc::new(Echo), reporter, stop.clone()));
-        let ready = status.wait_for(|status| matches!(status, Status::Ready { .. })).await.unwrap().clone();
-        let Status::Ready { listening, .. } = ready else { panic!("not ready") };
+        let ready = status
+            .wait_for(|status| matches!(status, Status::Ready { .. }))
+            .await
+            .unwrap()
+            .clone();
+        let Status::Ready { listening, .. } = ready else {
+            panic!("not ready")
+        };
         (listening, stop, task)
     }
 
     #[tokio::test]
     async fn a_port_on_loopback_carries_bytes_and_is_gone_afterwards() {
         let (listening, stop, task) = started(Local::tcp()).await;
-        let Listening::Tcp { port } = listening else { panic!("no port") };
+        let Listening::Tcp { port } = listening else {
+            panic!("no port")
+        };
         let mut agent = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
 
         agent.write_all(b"hello").await.unwrap();
@@ -228,8 +253,19 @@ mod tests {
         let (_, _stop, task) = started(Local::unix(stale)).await;
         for taken in [file.clone(), served] {
             let (reporter, _status) = StatusReporter::new();
-            let end = Box::new(Local::unix(taken)).serve(Arc::new(Echo), reporter, CancellationToken::new()).await;
-            assert!(matches!(end, TunnelEnd::Refused { reason: "listen_failed", .. }), "{end:?}");
+            let end = Box::new(Local::unix(taken))
+                .serve(Arc::new(Echo), reporter, CancellationToken::new())
+                .await;
+            assert!(
+                matches!(
+                    end,
+                    TunnelEnd::Refused {
+                        reason: "listen_failed",
+                        ..
+                    }
+                ),
+                "{end:?}"
+            );
         }
 
         assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");

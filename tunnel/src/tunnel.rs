@@ -49,7 +49,9 @@ pub struct AgentStream {
 
 impl fmt::Debug for AgentStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("AgentStream").field("listening", &self.listening).finish_non_exhaustive()
+        f.debug_struct("AgentStream")
+            .field("listening", &self.listening)
+            .finish_non_exhaustive()
     }
 }
 

@@ -33,31 +33,62 @@ async fn two_hundred_sessions_on_ten_connections_each_take_only_their_own_token(
     let mut sessions: Vec<OpenSession> = Vec::new();
     for app in &apps {
         for number in 0..SESSIONS_EACH {
-            let request = request(&server, &upstream, &rules, format!("run-{}-{number}", sessions.len()));
-            let opened = within(Duration::from_secs(60), "a session opens", Box::pin(app.open(request))).await;
+            let request = request(
+                &server,
+                &upstream,
+                &rules,
+                format!("run-{}-{number}", sessions.len()),
+            );
+            let opened = within(
+                Duration::from_secs(60),
+                "a session opens",
+                Box::pin(app.open(request)),
+            )
+            .await;
             sessions.push(opened.expect("a session opens"));
         }
     }
 
     // One sshd process per connection: its monitor and, for a user other than root, its unprivileged half.
     let ports: HashSet<&str> = sessions.iter().map(|session| session.url.as_str()).collect();
-    assert_eq!(ports.len(), CONNECTIONS * SESSIONS_EACH, "each session has a port of its own");
+    assert_eq!(
+        ports.len(),
+        CONNECTIONS * SESSIONS_EACH,
+        "each session has a port of its own"
+    );
     assert_eq!(connections_to(server.port()), CONNECTIONS);
     for (at, session) in sessions.iter().enumerate() {
         // The neighbour on the same connection, and one on the next connection.
         let neighbour = &sessions[at / SESSIONS_EACH * SESSIONS_EACH + (at + 1) % SESSIONS_EACH];
         let stranger = &sessions[(at + SESSIONS_EACH) % sessions.len()];
-        let own = agent(session, session).get("/api/agents/me").await.expect("an answer");
+        let own = agent(session, session)
+            .get("/api/agents/me")
+            .await
+            .expect("an answer");
         assert_eq!(own.status, 200, "session {at} with its own token");
         for other in [neighbour, stranger] {
-            let answer = agent(session, other).get("/api/agents/me").await.expect("an answer");
-            assert_eq!((answer.status, answer.code().as_str()), (401, "invalid_token"), "session {at}");
+            let answer = agent(session, other)
+                .get("/api/agents/me")
+                .await
+                .expect("an answer");
+            assert_eq!(
+                (answer.status, answer.code().as_str()),
+                (401, "invalid_token"),
+                "session {at}"
+            );
         }
     }
 
     let seen = upstream.seen();
-    let runs: HashSet<&str> = seen.iter().filter_map(|one| one.header("x-paperclip-run-id")).collect();
-    assert_eq!((seen.len(), runs.len()), (sessions.len(), sessions.len()), "one call of each run, none of another's");
+    let runs: HashSet<&str> = seen
+        .iter()
+        .filter_map(|one| one.header("x-paperclip-run-id"))
+        .collect();
+    assert_eq!(
+        (seen.len(), runs.len()),
+        (sessions.len(), sessions.len()),
+        "one call of each run, none of another's"
+    );
     // All at once: every session has a call under way at the same time.
     let mut calls = tokio::task::JoinSet::new();
     for session in &sessions {
@@ -75,7 +106,10 @@ async fn two_hundred_sessions_on_ten_connections_each_take_only_their_own_token(
 
 /// An agent at the URL of `at`, with the token of `holder`.
 fn agent(at: &OpenSession, holder: &OpenSession) -> Agent {
-    Agent { url: at.url.clone(), token: holder.token.expose().to_owned() }
+    Agent {
+        url: at.url.clone(),
+        token: holder.token.expose().to_owned(),
+    }
 }
 
 fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: String) -> SessionRequest {

@@ -292,11 +292,7 @@ impl SshReverse {
     }
 
     /// A socket file outlives the sshd that made it, and sshd binds over it only with `StreamLocalBindUnlink yes`.
-    async fn listen_unix(
-        &self,
-        connection: &Arc<Connection>,
-        path: &Path,
-    ) -> Result<Forward, ListenFault> {
+    async fn listen_unix(&self, connection: &Arc<Connection>, path: &Path) -> Result<Forward, ListenFault> {
         let text = path
             .to_str()
             .filter(|text| text.starts_with('/'))
