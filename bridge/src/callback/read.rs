@@ -79,7 +79,7 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
     match (keys.next(), keys.next()) {
         (None, _) => Ok(None),
         (Some(key), None) => match key.to_str() {
-            Ok(text) if text.len() <= 255 => Ok(Some(text.to_owned())),
+            Ok(text) if (1..=255).contains(&text.len()) => Ok(Some(text.to_owned())),
             Ok(_) | Err(_) => Err(Refusal::Malformed(
                 "the Idempotency-Key is not 1 to 255 visible ASCII characters",
             )),

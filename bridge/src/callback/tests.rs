@@ -359,6 +359,24 @@ async fn what_is_refused_never_reaches_the_upstream() {
 }
 
 #[tokio::test]
+async fn an_idempotency_key_is_one_and_neither_empty_nor_endless() {
+    let world = world(Shape::default(), ok).await;
+    let json = "Content-Type: application/json\r\nContent-Length: 0\r\n";
+
+    for keys in [
+        "Idempotency-Key:\r\n".to_owned(),
+        "Idempotency-Key: a\r\nIdempotency-Key: a\r\n".to_owned(),
+        format!("Idempotency-Key: {}\r\n", "k".repeat(256)),
+    ] {
+        let answer = world
+            .ask("POST /api/issues/1/comments", &format!("{json}{keys}"))
+            .await;
+        assert_eq!(code(&answer), refused(400, "malformed_request"), "{keys}");
+    }
+    assert_eq!(world.seen(), Vec::<String>::new());
+}
+
+#[tokio::test]
 async fn a_denial_says_why_and_what_would_be_allowed() {
     let world = world(Shape::default(), ok).await;
 

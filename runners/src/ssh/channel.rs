@@ -1,8 +1,8 @@
 //! One SSH channel as a byte stream.
 //!
-//! Here: [`ChannelIo`], which reads from the channel's [`Inbox`] and writes through russh's write half, and how a
+//! Here: [`ChannelIo`], which reads from the channel's inbox and writes through russh's write half, and how a
 //! channel is let go of. Not here: who opens channels ([`super::connection`]) and who receives for them
-//! ([`super::dispatch`]).
+//! (`dispatch.rs`).
 //!
 //! Two habits of russh shape this file. A writer waits for window for ever, also on a channel that has closed: so
 //! every wait also watches the inbox, and has a deadline. And a channel that *we* close first stays in russh's tables

@@ -2,7 +2,7 @@
 //!
 //! Here: everything between a host name and a command's output or a listener's connections, on russh. Not here: what
 //! the connections carry. Reading order: [`config`] and [`known_hosts`] say what the operator wants, [`settings`] what
-//! one connection needs; [`connection`] opens it, [`dispatch`] and [`inbox`] receive for it, [`channel`] and
+//! one connection needs; [`connection`] opens it, `dispatch` and `inbox` receive for it, [`channel`] and
 //! [`forward`] are what it gives; [`exec`] runs a command, [`pool`] keeps connections, [`runner`] is the seam.
 
 pub mod config;

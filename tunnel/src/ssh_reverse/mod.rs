@@ -2,7 +2,7 @@
 //!
 //! Here: the life of one session's listener: asking for it, checking where it really listens, handing its connections
 //! over, and bringing the same port back after a lost connection, never another one. Not here: SSH itself
-//! (`runners::ssh`), and what the connections say. Read next: [`check`], which is all that runs on the target.
+//! (`runners::ssh`), and what the connections say. Read next: `check`, which is all that runs on the target.
 
 mod check;
 
