@@ -65,7 +65,7 @@ pub(super) struct Socket {
     stalled: bool,
 }
 
-/// russh reads a packet in two steps: its length, then the rest. From a buffer that is one system call instead of four.
+/// russh reads a packet in two steps: its length, then the rest. From a buffer that is one system call instead of three.
 const READ_BUFFER: usize = 64 * 1024;
 /// russh flushes after each message. Writes smaller than this wait for the end of the turn and leave together: fewer
 /// system calls here, and the server is woken once for them.
