@@ -9,10 +9,12 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our packages by their place in the tree, and which of ours each may name.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 8] = [
     ("policy", &[]),
     ("runners", &[]),
-    ("tunnel", &["runners"]),
+    ("tunnel", &["runners", "tunnel/wire"]),
+    ("tunnel/wire", &[]),
+    ("tunnel/gateway", &["tunnel/wire"]),
     ("bridge", &["tunnel", "policy", "runners"]),
     ("tests", &["bridge", "tunnel", "policy", "runners"]),
     ("fuzz", &["bridge", "tunnel", "policy", "runners"]),

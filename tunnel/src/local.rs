@@ -181,6 +181,13 @@ mod tests {
     struct Echo;
 
     impl Callbacks for Echo {
+        fn serve_message(
+            &self,
+            _: crate::AgentMessage,
+        ) -> BoxFuture<'static, http::Response<crate::MessageBody>> {
+            unreachable!("this tunnel hands over streams")
+        }
+
         fn serve_stream(&self, stream: AgentStream) -> BoxFuture<'static, ()> {
             async move {
                 let (mut reading, mut writing) = tokio::io::split(stream.bytes);

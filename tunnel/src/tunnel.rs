@@ -37,6 +37,48 @@ pub trait Callbacks: fmt::Debug + Send + Sync {
     ///
     /// The future owns the stream. It ends when either side has closed; the tunnel drops it to cut the stream.
     fn serve_stream(&self, stream: AgentStream) -> BoxFuture<'static, ()>;
+
+    /// Answers one callback that a gateway has already taken apart. Never fails: what is refused is answered, too.
+    ///
+    /// Dropping the future means that the caller has gone; a dispatched unsafe callback runs on to its deadline all
+    /// the same, so that its outcome becomes known.
+    fn serve_message(&self, message: AgentMessage) -> BoxFuture<'static, http::Response<MessageBody>>;
+}
+
+/// Why a body broke off; the text is for the log.
+pub type BodyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A body on its way, either way. An error in it means: cut, never whole.
+pub type MessageBody = http_body_util::combinators::UnsyncBoxBody<bytes::Bytes, BodyError>;
+
+/// One callback that came as a message: an HTTP/2 stream of a gateway, or a file of a queue.
+///
+/// Nothing of it has been judged but its framing.
+#[derive(Debug)]
+pub struct AgentMessage {
+    /// As the caller wrote it.
+    pub method: http::Method,
+    /// The request target byte for byte: path and query, or whatever else stood there.
+    pub target: bytes::Bytes,
+    /// The caller's headers, without `Host`; with `authorization` where the gateway passes it on.
+    pub headers: http::HeaderMap,
+    /// The caller's `Host`; `None` where the gateway does not tell it, which then is no fault of the caller's.
+    pub host: Option<bytes::Bytes>,
+    /// What shows that the caller belongs to the session.
+    pub proof: CallerProof,
+    /// Its size hint is exact where the caller declared a length.
+    pub body: MessageBody,
+    /// The listener it came in on, as the agent sees it.
+    pub listening: Listening,
+}
+
+/// What shows that a message's caller belongs to the session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum CallerProof {
+    /// The token in `authorization`, to be checked here.
+    Token,
+    /// The session's own channel: its gateway has checked the token and does not pass it on (a queue file).
+    Channel,
 }
 
 /// One connection that an agent opened.

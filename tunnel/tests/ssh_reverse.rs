@@ -33,6 +33,13 @@ struct Echo {
 }
 
 impl Callbacks for Echo {
+    fn serve_message(
+        &self,
+        _: tunnel::AgentMessage,
+    ) -> BoxFuture<'static, http::Response<tunnel::MessageBody>> {
+        unreachable!("this tunnel hands over streams")
+    }
+
     fn serve_stream(&self, stream: AgentStream) -> BoxFuture<'static, ()> {
         self.served.fetch_add(1, Ordering::Relaxed);
         Box::pin(async move {

@@ -19,7 +19,7 @@ mod refusal;
 
 use http::{HeaderValue, Method, Response};
 
-pub(crate) use accept::stream;
+pub(crate) use accept::{message, stream};
 pub(crate) use answer::AnswerBody;
 pub(crate) use body::UpstreamBody;
 

@@ -19,7 +19,7 @@ use policy::{Limits, RateLimit, Rules, TokenDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tunnel::{AgentStream, Callbacks};
+use tunnel::{AgentMessage, AgentStream, Callbacks, MessageBody};
 use uuid::Uuid;
 
 use crate::upstream::Upstream;
@@ -158,5 +158,8 @@ struct SessionCallbacks(Arc<Session>);
 impl Callbacks for SessionCallbacks {
     fn serve_stream(&self, stream: AgentStream) -> BoxFuture<'static, ()> {
         crate::callback::stream(stream, Arc::clone(&self.0)).boxed()
+    }
+    fn serve_message(&self, message: AgentMessage) -> BoxFuture<'static, http::Response<MessageBody>> {
+        crate::callback::message(message, Arc::clone(&self.0)).boxed()
     }
 }

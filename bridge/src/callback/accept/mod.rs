@@ -5,6 +5,7 @@
 
 mod framing;
 mod gate;
+mod message;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(crate) use framing::Fault;
 use framing::{HeadLimits, MAX_HEADERS};
 use gate::{Gate, Waits};
 pub(crate) use gate::{LINGER_BYTES, LINGER_TIME, Note, Notes};
+pub(crate) use message::message;
 
 use super::answer::AnswerBody;
 use super::body::CallerBody;
