@@ -430,6 +430,64 @@ async fn a_port_that_somebody_else_took_meanwhile_is_waited_for_and_never_replac
 }
 
 #[tokio::test]
+async fn a_worn_out_connection_hands_its_port_to_a_fresh_one_and_its_last_stream_runs_on() {
+    if !sshd_is_here() {
+        return;
+    }
+    let sshd = Sshd::start("");
+    let mut settings = sshd.settings();
+    settings.limits.linger = Duration::from_millis(50);
+    settings.limits.worn_out_after = 5;
+    let mut running = start(settings, SshReverseOptions::default());
+    let port = running.port().await;
+    let first = running.host.connection().await.unwrap();
+    let mut last = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let mut answer = [0; 4];
+    last.write_all(b"kept").await.unwrap();
+    last.read_exact(&mut answer).await.unwrap();
+
+    // Agents that read the end of their answer and never close: the server cannot close these channels, so we must.
+    let mut unclosed = Vec::new();
+    for _ in 0..5 {
+        let mut stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+        stream.write_all(b"headbody").await.unwrap();
+        let mut body = String::new();
+        stream.read_to_string(&mut body).await.unwrap();
+        assert_eq!(body, "body");
+        unclosed.push(stream);
+    }
+    support::eventually_async("five channels closed by us", || first.is_worn_out()).await;
+    assert_eq!(first.channels_closed_by_us(), 5);
+    // The next one is still served by the old connection and makes the fresh one take over.
+    assert_eq!(echo_once(port, "next").await.unwrap(), "next");
+
+    echo_works_within(port, Duration::from_secs(10)).await;
+    let second = running.host.connection().await.unwrap();
+    assert!(!Arc::ptr_eq(&first, &second));
+    let mut fresh = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    fresh.write_all(b"kept").await.unwrap();
+    fresh.read_exact(&mut answer).await.unwrap();
+    assert!(second.open_channels() > 0);
+    assert_eq!(running.port().await, port);
+    assert!(first.end_reason().is_none());
+    last.write_all(b"more").await.unwrap();
+    last.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"more");
+
+    drop((last, fresh, unclosed));
+    support::eventually_async("the worn-out connection has no channel left", || {
+        first.open_channels() == 0
+    })
+    .await;
+    drop(first);
+    // One connection shows as one unprivileged and one privileged process at most.
+    support::eventually_async("one connection left", || sshd.sessions().len() <= 2).await;
+    echo_works_within(port, Duration::from_secs(5)).await;
+    assert!(matches!(running.stop().await, TunnelEnd::Stopped));
+    assert!(TcpStream::connect(("127.0.0.1", port)).await.is_err());
+}
+
+#[tokio::test]
 async fn a_listener_that_other_machines_could_reach_is_taken_back() {
     if !sshd_is_here() {
         return;

@@ -31,9 +31,6 @@ use crate::RunnerError;
 /// How often overdue channels are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
-/// After so many channels that we had to close first, russh's tables hold some megabytes: time for a new connection.
-const WORN_OUT_AFTER: u64 = 4_000;
-
 /// A connection that is logged in.
 pub struct Connection {
     shared: Arc<Shared>,
@@ -126,7 +123,7 @@ impl Connection {
     /// Whether a new connection should take over; this one still works.
     #[must_use]
     pub fn is_worn_out(&self) -> bool {
-        self.shared.closed_by_us() >= WORN_OUT_AFTER
+        self.shared.closed_by_us() >= self.shared.limits.worn_out_after
     }
 
     /// Says that sshd has turned Nagle off, so that reads need no immediate acknowledgement any more.

@@ -74,6 +74,9 @@ pub struct ConnectionLimits {
     pub write_stall: Duration,
     /// How long the server has to close a channel that we have ended, before we close it.
     pub linger: Duration,
+    /// After so many channels that we had to close first, another connection takes over: russh keeps about 3.5 KB of
+    /// each for as long as a connection lives.
+    pub worn_out_after: u64,
 }
 
 impl Default for ConnectionLimits {
@@ -90,6 +93,7 @@ impl Default for ConnectionLimits {
             output_cap: 32 * 1024 * 1024,
             write_stall: Duration::from_secs(60),
             linger: Duration::from_secs(5),
+            worn_out_after: 4_000,
         }
     }
 }
