@@ -165,6 +165,9 @@ impl<S> Gate<S> {
 
     /// Lets a head through; a target that is not canonical is replaced, with the method kept in the note.
     fn admit_head(&mut self, length: usize, seen: &HeadSeen) {
+        if seen.upgrade {
+            hide_upgrade(self.buffer.get_mut(..length).unwrap_or_default());
+        }
         let method = self.buffer.get(..seen.method).unwrap_or_default();
         let replaced = seen.target_fault.is_some() || method == b"CONNECT";
         let mut note = Note {
@@ -241,6 +244,19 @@ impl<S> Gate<S> {
                 return Poll::Ready(());
             }
             timer.as_mut().reset(deadline);
+        }
+    }
+}
+
+/// Renames each `Upgrade` field. Nothing is upgraded here, but hyper would end the connection of a caller that asks for
+/// it without a flush: an answer could be cut.
+fn hide_upgrade(head: &mut [u8]) {
+    const FIELD: &[u8] = b"\r\nupgrade:";
+    for start in 0..head.len() {
+        if let Some(field) = head.get_mut(start..start + FIELD.len())
+            && field.eq_ignore_ascii_case(FIELD)
+        {
+            field.copy_from_slice(b"\r\nignored:");
         }
     }
 }

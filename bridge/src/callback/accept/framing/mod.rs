@@ -101,6 +101,8 @@ pub(crate) struct HeadSeen {
     pub(crate) method: usize,
     /// The target's fault if it is not in canonical form.
     pub(crate) target_fault: Option<TargetFault>,
+    /// There is an `Upgrade` field.
+    pub(crate) upgrade: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -424,6 +426,10 @@ fn read_head(head: &[u8], limits: HeadLimits) -> Result<(HeadSeen, Delimited), F
         request_line,
         method: method.len(),
         target_fault: Target::parse(target.as_bytes()).err(),
+        upgrade: request
+            .headers
+            .iter()
+            .any(|field| field.name.eq_ignore_ascii_case("upgrade")),
     };
     Ok((seen, body))
 }
