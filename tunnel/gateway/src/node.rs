@@ -9,13 +9,18 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, ExitCode};
+
+use crate::diagnostics::say;
 
 /// The file name of the script that Paperclip's host starts.
 const SCRIPT: &str = "paperclip-bridge-server.mjs";
 
 /// Says which process already tried which `node`s, so that a wrapper that leads back here ends.
 const TRIED: &str = "PCBRIDGE_GATEWAY_NODE_TRIED";
+
+/// What a shell says of a command that is not there.
+const NOT_FOUND: u8 = 127;
 
 /// How the program was called.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,11 +47,21 @@ pub fn called(arguments: &[OsString]) -> Called {
     }
 }
 
-/// Becomes the real `node`: the next one on `path` that is not this program. Returns only when there is none.
-///
-/// - `path`: the value of `PATH`; `tried`: the value of [`tried_variable`], if set.
+/// Becomes the real `node`: the next one on `PATH` that is not this program. Returns only when there is none.
 #[must_use]
-pub fn hand_over(arguments: &[OsString], path: Option<&OsStr>, tried: Option<&OsStr>) -> String {
+pub fn hand_over(arguments: &[OsString]) -> ExitCode {
+    let value = |name: &str| {
+        std::env::vars_os()
+            .find(|(other, _)| other == name)
+            .map(|(_, value)| value)
+    };
+    let (path, tried) = (value("PATH"), value(TRIED));
+    say(become_node(arguments, path.as_deref(), tried.as_deref()));
+    ExitCode::from(NOT_FOUND)
+}
+
+/// As [`hand_over`], with the values of `PATH` and [`TRIED`]; says why it did not work.
+fn become_node(arguments: &[OsString], path: Option<&OsStr>, tried: Option<&OsStr>) -> String {
     let mut tried = Tried::read(tried);
     let ourselves = ["/proc/self/exe".into()]
         .into_iter()
@@ -68,12 +83,6 @@ pub fn hand_over(arguments: &[OsString], path: Option<&OsStr>, tried: Option<&Os
         last_failure = Some((candidate, failure));
     }
     failure_text(last_failure.as_ref())
-}
-
-/// The name of the variable that [`hand_over`] leaves for itself.
-#[must_use]
-pub const fn tried_variable() -> &'static str {
-    TRIED
 }
 
 fn failure_text(last: Option<&(PathBuf, io::Error)>) -> String {
@@ -192,7 +201,7 @@ mod tests {
 
         for path in [None, Some(nowhere.as_os_str()), Some(folder.path().as_os_str())] {
             assert!(
-                hand_over(&[], path, None).contains("PATH holds no other node;"),
+                become_node(&[], path, None).contains("PATH holds no other node;"),
                 "{path:?}"
             );
         }
@@ -206,7 +215,7 @@ mod tests {
         std::fs::write(&broken, "#!/nonexistent/interpreter\n").unwrap();
         std::fs::set_permissions(&broken, std::fs::Permissions::from_mode(0o755)).unwrap();
 
-        let text = hand_over(&[], Some(folder.path().as_os_str()), None);
+        let text = become_node(&[], Some(folder.path().as_os_str()), None);
 
         assert!(
             text.contains(&broken.display().to_string()) && text.contains("could not be started"),
