@@ -49,7 +49,7 @@ pub fn run(environment: &Environment) -> ExitCode {
 async fn serve(settings: Arc<Settings>) -> Result<(), String> {
     let listener = TcpListener::bind(settings.address)
         .await
-        .map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
+        .map_err(|error| format!("server error: cannot listen on {}: {error}", settings.address))?;
     match settings.mode {
         Mode::Http2 => http2::serve(listener, settings).await,
         Mode::Queue => queue::serve(listener, settings).await,
