@@ -102,3 +102,26 @@ fn a_link_in_place_of_the_directory_is_refused() {
     );
     assert_eq!(std::fs::read_dir(folder.path().join("real")).unwrap().count(), 0);
 }
+
+#[test]
+fn a_port_in_use_is_told_in_the_published_words() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_paperclip-bridge-gateway"))
+        .env_clear()
+        .env("PAPERCLIP_BRIDGE_QUEUE_DIR", folder.path())
+        .env("PAPERCLIP_BRIDGE_TOKEN", "t")
+        .env(
+            "PAPERCLIP_BRIDGE_PORT",
+            taken.local_addr().unwrap().port().to_string(),
+        )
+        .output()
+        .unwrap();
+
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(
+        text.starts_with("[paperclip-bridge] server error") && text.contains("EADDRINUSE"),
+        "{text}"
+    );
+}

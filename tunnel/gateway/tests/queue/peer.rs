@@ -235,7 +235,10 @@ fn a_bad_response_is_removed_and_told_by_method() {
             "Bridge body exceeded the configured size limit.",
         ),
         (br#"{"status":200,"headers":{}}"#, "Invalid bridge body."),
-        (b"[]", "Invalid bridge response envelope."),
+        (
+            b"{\"status\":200,",
+            "Unexpected JSON in the bridge response envelope.",
+        ),
     ] {
         for (request, expected) in [
             (Request::new("GET", "/x"), error(502, text)),
