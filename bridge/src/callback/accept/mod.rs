@@ -3,8 +3,6 @@
 //! Here: hyper's HTTP/1 server over the gate, one per stream an agent opened. Not here: what a request may do; each is handed to [`super::serve`] with the gate's
 //! note of it. Next: `authenticate.rs`.
 
-mod framing;
-mod gate;
 mod message;
 
 use std::convert::Infallible;
@@ -16,19 +14,37 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use policy::HostPins;
+use policy::{HostPins, Target, TargetFault};
 use tunnel::{AgentStream, Listening};
 use uuid::Uuid;
 
-pub(crate) use framing::Fault;
-use framing::{HeadLimits, MAX_HEADERS};
-use gate::{Gate, Waits};
-pub(crate) use gate::{LINGER_BYTES, LINGER_TIME, Note, Notes};
 pub(crate) use message::message;
+pub(crate) use tunnel::wire::http1::{Fault, LINGER_BYTES, LINGER_TIME};
+use tunnel::wire::http1::{Gate, HeadLimits, MAX_HEADERS, TargetJudge, Waits};
 
 use super::answer::AnswerBody;
 use super::body::CallerBody;
 use crate::session::Session;
+
+/// What the gate notes of one head.
+pub(crate) type Note = tunnel::wire::http1::Note<TargetFault>;
+/// The notes of one connection.
+pub(crate) type Notes = tunnel::wire::http1::Notes<TargetFault>;
+
+/// Only a target in canonical form reaches hyper, whose own reading of targets is another one.
+struct Canonical;
+
+impl TargetJudge for Canonical {
+    type Fault = TargetFault;
+
+    fn judge(target: &[u8]) -> Result<(), TargetFault> {
+        Target::parse(target).map(drop)
+    }
+
+    fn connect(_target: &[u8]) -> TargetFault {
+        TargetFault::AuthorityForm
+    }
+}
 
 /// One callback as it came in: nothing of it has been looked at but its framing.
 #[derive(Debug)]
@@ -56,7 +72,7 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
         max_headers: session.limits.max_headers.min(MAX_HEADERS),
         max_body: session.limits.max_body,
     };
-    let gate = Gate::new(stream.bytes, limits, Waits::default(), Arc::clone(&notes));
+    let gate = Gate::<_, Canonical>::new(stream.bytes, limits, Waits::default(), Arc::clone(&notes));
     let served = Arc::clone(&session);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut note = notes.next();
