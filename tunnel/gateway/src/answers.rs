@@ -28,6 +28,8 @@ pub enum Refusal {
     Framing(Fault),
     /// In order by itself, but it cannot be carried; says why.
     Malformed(&'static str),
+    /// The target is none that the daemon would ever forward; says which.
+    NotCanonical(&'static str),
     /// The token is missing or wrong.
     InvalidToken,
     /// The body is over its limit.
@@ -68,7 +70,7 @@ impl Refusal {
     fn status(self) -> StatusCode {
         match self {
             Self::Framing(fault) => framing_status(fault),
-            Self::Malformed(_) => StatusCode::BAD_REQUEST,
+            Self::Malformed(_) | Self::NotCanonical(_) => StatusCode::BAD_REQUEST,
             Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Unavailable(_) => StatusCode::SERVICE_UNAVAILABLE,
@@ -88,6 +90,7 @@ impl Refusal {
                 _ => "malformed_request",
             },
             Self::Malformed(_) => "malformed_request",
+            Self::NotCanonical(_) => "path_not_canonical",
             Self::InvalidToken => "invalid_token",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::Unavailable(_) => "unavailable",
@@ -101,9 +104,11 @@ impl Refusal {
         match self {
             Self::Framing(fault) => matches!(fault, Fault::HeadTimeout | Fault::BodyTimeout),
             Self::Unavailable(_) | Self::UpstreamFailed(_) | Self::UpstreamTimeout => true,
-            Self::Malformed(_) | Self::InvalidToken | Self::BodyTooLarge { .. } | Self::Indeterminate(_) => {
-                false
-            }
+            Self::Malformed(_)
+            | Self::NotCanonical(_)
+            | Self::InvalidToken
+            | Self::BodyTooLarge { .. }
+            | Self::Indeterminate(_) => false,
         }
     }
 
@@ -111,6 +116,7 @@ impl Refusal {
         match self {
             Self::Framing(fault) => fault.to_string().into(),
             Self::Malformed(why) | Self::Unavailable(why) => why.into(),
+            Self::NotCanonical(why) => format!("the request target is not in canonical form: {why}").into(),
             Self::InvalidToken => "the bearer token is missing, wrong, or of another session".into(),
             Self::BodyTooLarge { limit_bytes } => {
                 format!("the body is larger than {limit_bytes} bytes").into()
@@ -131,6 +137,7 @@ impl Refusal {
             Self::Indeterminate(_) => Some(
                 "do not repeat it; read /_bridge/outcome/key:KEY with the Idempotency-Key that was sent, or ask the API whether it took effect",
             ),
+            Self::NotCanonical(_) => Some("send the path in its plainest form; it is never repaired"),
             Self::Framing(_)
             | Self::Malformed(_)
             | Self::BodyTooLarge { .. }
@@ -150,6 +157,7 @@ impl Refusal {
             }
             Self::Framing(_)
             | Self::Malformed(_)
+            | Self::NotCanonical(_)
             | Self::InvalidToken
             | Self::Unavailable(_)
             | Self::UpstreamFailed(_)
@@ -190,6 +198,7 @@ impl Refusal {
                 headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
             }
             Self::Malformed(_)
+            | Self::NotCanonical(_)
             | Self::BodyTooLarge { .. }
             | Self::UpstreamFailed(_)
             | Self::UpstreamTimeout => {}

@@ -9,6 +9,10 @@ pub mod caller;
 pub mod headers;
 pub mod answers;
 pub mod listen;
+mod http2;
+pub mod queue;
+mod url;
+pub mod node;
 mod diagnostics;
 
 use std::process::ExitCode;
@@ -16,30 +20,27 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
+pub use diagnostics::say;
 use settings::{Environment, Mode, Settings};
 
 /// Runs a gateway to its end.
 #[must_use]
 pub fn run(environment: &Environment) -> ExitCode {
-    let settings = match Settings::read(environment) {
-        Ok(settings) => Arc::new(settings),
+    let carried = Settings::read(environment).and_then(|settings| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| format!("cannot start: {error}"))?;
+        let ended = runtime.block_on(serve(Arc::new(settings)));
+        // A thread that waits for a terminal's next line must not hold up the end.
+        runtime.shutdown_background();
+        ended
+    });
+    match carried {
+        Ok(()) => ExitCode::SUCCESS,
         Err(text) => {
-            diagnostics::say(text);
-            return ExitCode::FAILURE;
-        }
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_io()
-        .enable_time()
-        .build();
-    match runtime.map(|runtime| runtime.block_on(serve(settings))) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
-        Ok(Err(text)) => {
-            diagnostics::say(text);
-            ExitCode::FAILURE
-        }
-        Err(error) => {
-            diagnostics::say(format_args!("cannot start: {error}"));
+            say(text);
             ExitCode::FAILURE
         }
     }
@@ -49,9 +50,8 @@ async fn serve(settings: Arc<Settings>) -> Result<(), String> {
     let listener = TcpListener::bind(settings.address)
         .await
         .map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
-    drop(listener);
     match settings.mode {
-        Mode::Http2 => Err("http2_v1 is not carried yet".into()),
-        Mode::Queue => Err("queue_v1 is not carried yet".into()),
+        Mode::Http2 => http2::serve(listener, settings).await,
+        Mode::Queue => queue::serve(listener, settings).await,
     }
 }

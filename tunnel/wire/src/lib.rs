@@ -6,3 +6,5 @@ pub mod names;
 pub mod limits;
 pub mod http1;
 pub mod ready;
+pub mod encoding;
+pub mod envelope;
