@@ -6,6 +6,9 @@
     reason = "a test that cannot set up its world has failed"
 )]
 
+#[path = "../../runners/tests/support/mod.rs"]
+mod support;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,7 +20,9 @@ use futures_util::future::BoxFuture;
 use http::Response;
 use http_body_util::{BodyExt as _, Full};
 use runners::local::{BaseEnvironment, LocalRunner};
-use runners::{SecretText, Shell};
+use runners::ssh::{SshHost, SshRunner};
+use runners::{CommandManagedRuntimeRunner, SecretText, Shell};
+use support::{Sshd, sshd_is_here};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
@@ -105,7 +110,11 @@ impl World {
             home: home.path().to_str().unwrap().to_owned(),
             ..BaseEnvironment::default()
         };
-        let runner = Arc::new(LocalRunner::new(base, None));
+        Self::on(Arc::new(LocalRunner::new(base, None)), home, port)
+    }
+
+    /// A target whose cache is `home`'s.
+    fn on(runner: Arc<dyn CommandManagedRuntimeRunner>, home: tempfile::TempDir, port: Option<u16>) -> Self {
         let launcher = Launcher::new(runner, Shell::Sh, gateway());
         let token = GatewayToken::from_text(SecretText::new(TOKEN));
         let mut options = Http2Options::new(SessionName::new("s1").unwrap(), token);
@@ -144,8 +153,13 @@ impl World {
     }
 
     fn pid(&self) -> u32 {
+        // While a gateway starts, its record may be empty.
         let record = std::fs::read_to_string(self.record()).unwrap();
-        record.split(' ').next().unwrap().parse().unwrap()
+        record
+            .split(' ')
+            .next()
+            .and_then(|pid| pid.parse().ok())
+            .unwrap_or_default()
     }
 
     async fn end(self) -> TunnelEnd {
@@ -277,4 +291,46 @@ async fn a_stop_with_a_caller_that_waits_leaves_nothing_within_five_seconds() {
     );
     assert!(!is_running(pid));
     let _ = waiting.await.unwrap();
+}
+
+#[tokio::test]
+async fn over_ssh_a_lost_connection_brings_the_gateway_back_on_its_port() {
+    if !sshd_is_here() {
+        return;
+    }
+    let home = tempfile::tempdir().unwrap();
+    let cache = home.path().join(".cache");
+    let sshd = Sshd::start(&format!(
+        "AllowTcpForwarding no\nSetEnv XDG_CACHE_HOME={}",
+        cache.display()
+    ));
+    let host = SshHost::new(sshd.settings());
+    let mut world = World::on(Arc::new(SshRunner::new(Arc::clone(&host))), home, None);
+    let port = world.port().await;
+    let big = "b".repeat(3 * 1024 * 1024);
+
+    let before = ask(port, &post("/before", &big)).await.unwrap();
+    let first = world.pid();
+    sshd.signal_sessions("KILL");
+    let started = Instant::now();
+    while [first, 0].contains(&world.pid())
+        || !ask(port, &post("/after", "x"))
+            .await
+            .is_ok_and(|said| said.contains(" 200 "))
+    {
+        assert!(started.elapsed() < LIMIT, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    assert!(before.ends_with(&big), "{} bytes came back", before.len());
+    assert!(!is_running(first));
+    assert_eq!(world.port().await, port);
+    let (pid, record) = (world.pid(), world.record());
+    world.stop.cancel();
+    let end = tokio::time::timeout(LIMIT, &mut world.serving)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(end, TunnelEnd::Stopped), "{end:?}");
+    assert!(!is_running(pid) && !record.exists());
 }
