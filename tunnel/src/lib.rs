@@ -6,6 +6,7 @@
 pub mod tunnel;
 pub mod local;
 pub mod ssh_reverse;
+pub mod queue;
 
 pub use tunnel::{
     AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody, Status,
