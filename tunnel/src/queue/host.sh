@@ -36,8 +36,8 @@ exact=0
 [ "$(printf 'ab' | { head -c 1 >/dev/null; cat; })" = b ] && exact=1
 
 is_entry() {
-    case $1 in .* | *[!A-Za-z0-9._-]*) return 1 ;; esac
-    [ "${#1}" -le 200 ]
+    case $1 in .* | -* | *[!A-Za-z0-9._-]*) return 1 ;; esac
+    [ "${#1}" -le 133 ]
 }
 
 # Prints one claimed request.

@@ -11,31 +11,22 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use wire::envelope::entry_id;
 
-/// The longest name of a queue file without `.json`; room for `.json.tmp` within a file name of 255 bytes.
-const ID_MAX_BYTES: usize = 195;
 /// The longest line that is no body.
 const LINE_MAX_BYTES: usize = 512;
 /// Base64 is decoded in pieces of so many characters; a multiple of four.
 const PIECE_CHARS: usize = 16 * 1024;
 
-/// The name of a queue file without `.json`: `[A-Za-z0-9._-]`, not starting with a dot.
+/// The name of a queue file without `.json`, as `wire::envelope::entry_id` accepts it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct FileId(Box<str>);
 
 impl FileId {
-    /// Accepts a name, or says no.
-    #[must_use]
-    pub fn parse(name: &str) -> Option<Self> {
-        let fits = !name.is_empty() && name.len() <= ID_MAX_BYTES && !name.starts_with('.');
-        let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'_' | b'-');
-        (fits && name.bytes().all(plain)).then(|| Self(name.into()))
-    }
-
-    /// Accepts the name of a file that ends in `.json`.
+    /// Accepts the name of a file that ends in `.json`, or says no.
     #[must_use]
     pub fn of_file(name: &str) -> Option<Self> {
-        Self::parse(name.strip_suffix(".json")?)
+        entry_id(name).map(|id| Self(id.into()))
     }
 
     /// The text.
@@ -291,7 +282,7 @@ impl Body {
 }
 
 fn id(word: &str) -> Result<FileId, ListingFault> {
-    FileId::parse(word).ok_or(ListingFault::Unknown)
+    FileId::of_file(&format!("{word}.json")).ok_or(ListingFault::Unknown)
 }
 
 fn marked(mark: &[u8]) -> Result<Found, ListingFault> {
@@ -320,7 +311,7 @@ mod tests {
     }
 
     fn id(name: &str) -> FileId {
-        FileId::parse(name).unwrap()
+        FileId::of_file(&format!("{name}.json")).unwrap()
     }
 
     #[test]
@@ -418,10 +409,12 @@ mod tests {
 
     #[test]
     fn names_with_anything_unusual_are_no_entries() {
-        for name in ["", ".", "..", ".a", "a/b", "a b", "a\nb", "ä", "a\0", "-\u{7f}"] {
-            assert_eq!(FileId::parse(name), None, "{name:?}");
+        for name in [
+            "", ".", "..", ".a", "-a", "a/b", "a b", "a\nb", "ä", "a\0", "-\u{7f}",
+        ] {
+            assert_eq!(FileId::of_file(&format!("{name}.json")), None, "{name:?}");
         }
-        assert_eq!(FileId::parse(&"a".repeat(196)), None);
+        assert_eq!(FileId::of_file(&format!("{}.json", "a".repeat(129))), None);
         assert_eq!(FileId::of_file("a.txt"), None);
         assert!(FileId::of_file("8a0c1d5e-7b53-4d0c-9f21-1f6f0a3b9c11.json").is_some());
     }

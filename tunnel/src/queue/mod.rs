@@ -5,4 +5,8 @@
 
 pub mod channel;
 pub mod listing;
+mod stamp;
+mod desk;
+mod worker;
+pub mod journal;
 pub mod pump;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use runners::{CommandManagedRuntimeRunner, DuplexRequest, DuplexStream};
+use runners::runner::DuplexStream;
+use runners::{CommandManagedRuntimeRunner, DuplexRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
