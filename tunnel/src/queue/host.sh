@@ -1,19 +1,20 @@
 # The host's hands in a queue directory. Read by any POSIX shell; what it prints is described in listing.rs.
 #
-#   sh -c SCRIPT pcb-queue MODE QUEUE LIMIT OWNER TURNS RELIST
+#   sh -c SCRIPT pcb-queue MODE QUEUE LIMIT OWNER TURNS RELIST RECORD
 #
 # MODE    pump: until end of input, a poller and a reader of orders that end each other.
 #         batch: takes the orders on stdin, then waits up to TURNS checks for requests, and ends.
 # QUEUE   the queue directory. LIMIT: a longer request is announced, not sent.
 # OWNER   the name of this pump; a later one takes the place of an earlier one.
 # RELIST  1: says first what lies there from before.
+# RECORD  a file that begins with the gateway's pid, or empty.
 umask 077
 LC_ALL=C
 export LC_ALL
 unset CDPATH
 set -C
 trap '' PIPE
-mode=$1 queue=$2 limit=$3 owner=$4 turns=$5 relist=$6 main=$$
+mode=$1 queue=$2 limit=$3 owner=$4 turns=$5 relist=$6 record=$7 main=$$
 
 refuse() {
     echo "$1" >&2
@@ -110,6 +111,13 @@ answer() {
     fi
 }
 
+# Says so when the gateway's process has ended.
+watch() {
+    pid=''
+    if [ -n "$record" ] && [ -f "$record" ]; then read -r pid rest <"$record"; fi
+    [ -z "$pid" ] || kill -0 "$pid" 2>/dev/null || echo X || exit 0
+}
+
 lines() {
     while IFS= read -r line && [ "$line" != . ]; do echo "$line"; done
 }
@@ -172,6 +180,7 @@ poll() {
         if [ "$beat" -ge "$beats" ]; then
             beat=0
             echo K || exit 0
+            watch
         fi
     done
 }
@@ -191,10 +200,13 @@ fi
 echo "H 1 $exact $now"
 obey
 [ "$relist" != 1 ] || recall
-waited=0
-while ! take; do
-    waited=$((waited + checks))
-    [ "$waited" -lt "$turns" ] || break
-    sleep "$nap"
-done
+if [ "$turns" -ge 0 ]; then
+    watch
+    waited=0
+    while ! take; do
+        waited=$((waited + checks))
+        [ "$waited" -lt "$turns" ] || break
+        sleep "$nap"
+    done
+fi
 echo Z

@@ -5,7 +5,8 @@
 //! kept.
 //!
 //! One item a line: `H VERSION EXACT CLOCK`, `R ID SIZE` and base64 up to `.`, `L ID SIZE` (longer than the limit),
-//! `O ID` (a response that lies there), `K` (alive), `Z` (all of a batch). The reader of orders writes into the same
+//! `O ID` (a response that lies there), `K` (alive), `X` (the gateway's process has
+//! ended), `Z` (all of a batch). The reader of orders writes into the same
 //! pipe at any time, always between `<` and `>`: `A ID` (written), `G ID` (its request is gone), `F ID` (not written).
 
 use base64::Engine as _;
@@ -70,6 +71,8 @@ pub enum Found {
     },
     /// The script lives.
     Beat,
+    /// The gateway's process has ended.
+    GatewayGone,
     /// An answer stands at its place.
     Written {
         /// Its file's name.
@@ -218,6 +221,7 @@ impl Listing {
             "L" => Found::TooLong { id: id(word()?)? },
             "O" => Found::Response { id: id(word()?)? },
             "K" => Found::Beat,
+            "X" => Found::GatewayGone,
             "Z" => Found::End,
             _ => return Err(ListingFault::Unknown),
         };

@@ -10,3 +10,5 @@ mod desk;
 mod worker;
 pub mod journal;
 pub mod pump;
+pub mod batch;
+pub mod directory;

@@ -3,6 +3,7 @@
 //! Here: [`Pump`]. For runners with a duplex. Not here: the script (`host.sh`) and how its output reads (`listing.rs`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -33,23 +34,32 @@ pub struct Pump {
     runner: Arc<dyn CommandManagedRuntimeRunner>,
     shell: String,
     directory: String,
+    record: String,
     limit_bytes: usize,
+    executions: Arc<AtomicU64>,
 }
 
 impl Pump {
     /// For the queue at `directory`, an absolute path on the target, with requests of at most `limit_bytes`.
+    ///
+    /// - `record`: the file on the target that names the gateway's process, or empty.
+    /// - `executions`: counts what is run.
     #[must_use]
     pub fn new(
         runner: Arc<dyn CommandManagedRuntimeRunner>,
         shell: impl Into<String>,
         directory: impl Into<String>,
+        record: impl Into<String>,
         limit_bytes: usize,
+        executions: Arc<AtomicU64>,
     ) -> Self {
         Self {
             runner,
             shell: shell.into(),
             directory: directory.into(),
+            record: record.into(),
             limit_bytes,
+            executions,
         }
     }
 
@@ -66,11 +76,13 @@ impl Pump {
                 &owner(),
                 "0",
                 "1",
+                &self.record,
             ]
             .map(str::to_owned)
             .into(),
             cwd: None,
         };
+        self.executions.fetch_add(1, Ordering::Relaxed);
         let duplex = self.runner.open_duplex(request).await?;
         let (mut reading, writing) = tokio::io::split(duplex.stream);
         let mut listing = Listing::new(self.limit_bytes);

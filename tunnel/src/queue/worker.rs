@@ -52,6 +52,8 @@ enum State {
 pub(super) enum Pause {
     /// It was asked to stop; the channel still works.
     Stop(OpenQueue),
+    /// The gateway's process has ended; the channel still works.
+    GatewayGone(OpenQueue),
     /// The channel is gone.
     Lost(ChannelFault),
 }
@@ -77,6 +79,7 @@ impl Worker {
         let clock = Clock::read(queue.clock);
         self.resume();
         let mut open = true;
+        let mut gateway_gone = false;
         loop {
             let leaving = self.leaving.front().map(|(at, _)| *at);
             tokio::select! {
@@ -89,6 +92,10 @@ impl Worker {
                     Err(_) => open = false,
                 },
                 found = queue.found.recv(), if self.has_room() => match found {
+                    Some(Ok(Found::GatewayGone)) => {
+                        gateway_gone = true;
+                        break;
+                    }
                     Some(Ok(found)) => if let Err(fault) = self.take(found, clock) {
                         return Pause::Lost(fault.into());
                     },
@@ -97,6 +104,9 @@ impl Worker {
                 },
                 () = until(leaving), if leaving.is_some() => self.leave(Instant::now()),
             }
+        }
+        if gateway_gone {
+            return Pause::GatewayGone(queue);
         }
         Pause::Stop(queue)
     }
@@ -196,7 +206,7 @@ impl Worker {
             Found::TooLong { id } if !self.known.contains_key(&id) => {
                 self.answer(&id, self.desk.too_long(&id), false);
             }
-            Found::Unreadable { .. } | Found::TooLong { .. } | Found::Beat => {}
+            Found::Unreadable { .. } | Found::TooLong { .. } | Found::Beat | Found::GatewayGone => {}
             Found::Response { id } => {
                 if !self.known.contains_key(&id) {
                     self.known.insert(id.clone(), State::Over);
