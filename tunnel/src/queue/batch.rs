@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::channel::{
-    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueChannel, SCRIPT, encode, owner,
+    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueChannel, arguments, encode, owner, script,
 };
 use super::listing::{FileId, Found, Listing, ListingFault};
 
@@ -93,20 +93,21 @@ impl Batch {
         let _ends: DropGuard = cancel.clone().drop_guard();
         let mut execution = Execution::new(
             self.shell,
-            [
-                "-c",
-                SCRIPT,
-                "pcb-queue",
+            arguments(
                 "batch",
-                &self.directory,
-                &self.limit_bytes.to_string(),
-                &owner(),
-                &turns.to_string(),
-                if relist { "1" } else { "0" },
-                &self.record,
-            ],
+                [
+                    &self.directory,
+                    &self.limit_bytes.to_string(),
+                    &owner(),
+                    &turns.to_string(),
+                    if relist { "1" } else { "0" },
+                    &self.record,
+                ],
+            ),
         );
-        execution.stdin = Input::Bytes(orders.into());
+        let mut stdin = script();
+        stdin.extend(orders);
+        execution.stdin = Input::Bytes(stdin.into());
         execution.timeout = Some(EXECUTION_SLACK + Duration::from_millis(50) * turns.max(0).unsigned_abs());
         execution.output = Some(sink.clone());
         execution.keep_output = 2048;

@@ -18,7 +18,11 @@ use tokio::task::JoinSet;
 use super::listing::{FileId, Found, ListingFault};
 
 /// The script that all runs of a shell in a queue directory share.
-pub(super) const SCRIPT: &str = include_str!("host.sh");
+const SCRIPT: &str = include_str!("host.sh");
+/// What stands in argv: it reads the script from stdin. Without quotes, line ends and `!`, so that a login shell of
+/// any family hands it on as it is.
+const BOOT: &str = "n=$(echo; echo x); n=${n%x}; s=; while IFS= read -r l || exit 4; do \
+                    case $l in \"#end\") break;; esac; s=$s$l$n; done; eval \"$s\"";
 /// The gateway is told at least so often that its host lives.
 pub(super) const TICK: Duration = Duration::from_secs(10);
 /// Requests in memory between the channel and the worker.
@@ -131,6 +135,23 @@ pub(super) fn encode(order: &Order, exact_head: bool) -> Vec<u8> {
             lines.into_bytes()
         }
     }
+}
+
+/// The arguments of the shell for one run of the script; [`script`] must be the first on its stdin.
+pub(super) fn arguments(mode: &str, rest: [&str; 6]) -> Vec<String> {
+    let fixed = ["-c", BOOT, "pcb-queue", mode];
+    fixed.into_iter().chain(rest).map(str::to_owned).collect()
+}
+
+/// The script as it goes ahead of all orders.
+pub(super) fn script() -> Vec<u8> {
+    let mut text = String::with_capacity(SCRIPT.len());
+    for line in SCRIPT.lines().filter(|line| !line.trim_start().starts_with('#')) {
+        text.push_str(line);
+        text.push('\n');
+    }
+    text.push_str("#end\n");
+    text.into_bytes()
 }
 
 /// A name for one run of the script that no other has.

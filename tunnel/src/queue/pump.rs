@@ -15,7 +15,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::channel::{
-    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueChannel, SCRIPT, TICK, encode, owner,
+    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueChannel, TICK, arguments, encode, owner,
+    script,
 };
 use super::listing::{Found, Listing};
 
@@ -66,25 +67,23 @@ impl Pump {
     async fn start(&self) -> Result<OpenQueue, ChannelFault> {
         let request = DuplexRequest {
             command: self.shell.clone(),
-            args: [
-                "-c",
-                SCRIPT,
-                "pcb-queue",
+            args: arguments(
                 "pump",
-                &self.directory,
-                &self.limit_bytes.to_string(),
-                &owner(),
-                "0",
-                "1",
-                &self.record,
-            ]
-            .map(str::to_owned)
-            .into(),
+                [
+                    &self.directory,
+                    &self.limit_bytes.to_string(),
+                    &owner(),
+                    "0",
+                    "1",
+                    &self.record,
+                ],
+            ),
             cwd: None,
         };
         self.executions.fetch_add(1, Ordering::Relaxed);
         let duplex = self.runner.open_duplex(request).await?;
-        let (mut reading, writing) = tokio::io::split(duplex.stream);
+        let (mut reading, mut writing) = tokio::io::split(duplex.stream);
+        write(&mut writing, &script()).await?;
         let mut listing = Listing::new(self.limit_bytes);
         let mut first = Vec::new();
         let (exact_head, clock) = loop {

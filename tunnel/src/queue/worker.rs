@@ -18,7 +18,7 @@ use super::desk::{Clock, Decision, Desk};
 use super::listing::{FileId, Found, ListingFault};
 
 /// Callbacks of one session that are served at the same time; further ones wait in the queue directory.
-pub const PARALLEL: usize = 64;
+const PARALLEL: usize = 64;
 /// Bytes of request envelopes of one session in memory; one larger than that is served alone.
 const HELD_BYTES: usize = 64 * 1024 * 1024;
 /// Times that the writing of one answer is tried on a channel that works.
@@ -185,7 +185,7 @@ impl Worker {
 
     /// On a new channel: answers that were not reported as written are written again.
     fn resume(&mut self) {
-        self.pending.clear();
+        self.pending.retain(|order| matches!(order, Order::Forget { .. }));
         for (id, state) in &mut self.known {
             if let State::Answering { answer, attempts, .. } = state {
                 *attempts = 0;
