@@ -84,7 +84,7 @@ recall() {
     done
     for path in responses/*.json; do
         name=${path#responses/}
-        if is_entry "$name" && [ -f "$path" ]; then echo "O ${name%.json}" || exit 0; fi
+        if is_entry "$name" && [ -f "$path" ] && [ ! -L "$path" ]; then echo "O ${name%.json}" || exit 0; fi
     done
 }
 
@@ -101,11 +101,11 @@ answer() {
         rm -f "$part"
         echo "<G $1>"
     elif [ -e "$whole" ] || [ -L "$whole" ]; then
-        echo "<A $1>"
         rm -f "$part" "claimed/$1.json"
-    elif mv -f "$part" "$whole"; then
         echo "<A $1>"
+    elif mv -f "$part" "$whole"; then
         rm -f "claimed/$1.json"
+        echo "<A $1>"
     else
         rm -f "$part"
         echo "<F $1>"
