@@ -1,4 +1,5 @@
 //! The whole tunnel: a gateway that the test plays, its directory, and callbacks that the test answers.
+#![expect(clippy::unwrap_used, reason = "a test says what went wrong by failing")]
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};

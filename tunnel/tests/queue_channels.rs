@@ -1,4 +1,10 @@
 //! The ways into a queue directory, each against the same directory and the same hostile names.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by failing"
+)]
 
 use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
