@@ -11,10 +11,10 @@ use http::uri::PathAndQuery;
 use http::{HeaderMap, Method, Response, header};
 use http_body_util::BodyExt;
 use policy::{Limits, Target, TargetFault};
+use tunnel::wire::http1::{Fault, MAX_HEADERS};
 use tunnel::{AgentMessage, BodyError, MessageBody};
 use uuid::Uuid;
 
-use super::framing::{Fault, MAX_HEADERS};
 use super::{Arrived, NamedHost, pins};
 use crate::callback::body::CallerBody;
 use crate::session::Session;

@@ -4,8 +4,6 @@
 //! gateway has taken apart. Not here: what a request may do; each is handed to [`super::serve`] as [`Arrived`]. Next:
 //! `authenticate.rs`.
 
-mod framing;
-mod gate;
 mod message;
 
 use std::convert::Infallible;
@@ -18,19 +16,35 @@ use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use policy::{HostPins, TargetFault};
+use policy::{HostPins, Target, TargetFault};
 use tunnel::{AgentStream, CallerProof, Listening};
 use uuid::Uuid;
 
-pub(crate) use framing::Fault;
-use framing::{HeadLimits, MAX_HEADERS};
-use gate::{Gate, Waits};
-pub(crate) use gate::{LINGER_BYTES, LINGER_TIME, Notes};
 pub(crate) use message::message;
+pub(crate) use tunnel::wire::http1::{Fault, LINGER_BYTES, LINGER_TIME};
+use tunnel::wire::http1::{Gate, HeadLimits, MAX_HEADERS, TargetJudge, Waits};
 
 use super::answer::AnswerBody;
 use super::body::CallerBody;
 use crate::session::Session;
+
+/// The notes of one connection.
+pub(crate) type Notes = tunnel::wire::http1::Notes<TargetFault>;
+
+/// Only a target in canonical form reaches hyper, whose own reading of targets is another one.
+struct Canonical;
+
+impl TargetJudge for Canonical {
+    type Fault = TargetFault;
+
+    fn judge(target: &[u8]) -> Result<(), TargetFault> {
+        Target::parse(target).map(drop)
+    }
+
+    fn connect(_target: &[u8]) -> TargetFault {
+        TargetFault::AuthorityForm
+    }
+}
 
 /// One callback as it came in: nothing of it has been judged but its framing and the form of its target.
 #[derive(Debug)]
@@ -79,7 +93,7 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
         max_headers: session.limits.max_headers.min(MAX_HEADERS),
         max_body: session.limits.max_body,
     };
-    let gate = Gate::new(stream.bytes, limits, Waits::default(), Arc::clone(&notes));
+    let gate = Gate::<_, Canonical>::new(stream.bytes, limits, Waits::default(), Arc::clone(&notes));
     let served = Arc::clone(&session);
     let service = service_fn(move |request: Request<Incoming>| {
         let mut note = notes.next();
