@@ -4,6 +4,7 @@
 //! whole messages and knows nothing of what they say. Read [`tunnel`] first, then one kind.
 
 pub mod tunnel;
+pub mod ladder;
 pub mod local;
 pub mod ssh_reverse;
 
