@@ -5,6 +5,7 @@
 
 pub mod tunnel;
 pub mod ladder;
+pub mod launch;
 pub mod local;
 pub mod ssh_reverse;
 
