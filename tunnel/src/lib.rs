@@ -8,6 +8,7 @@ pub mod ladder;
 pub mod launch;
 pub mod local;
 pub mod ssh_reverse;
+pub mod queue;
 
 pub use tunnel::{
     AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody, Status,
