@@ -5,7 +5,9 @@
 
 pub mod tunnel;
 pub mod ladder;
+mod listeners;
 pub mod launch;
+pub mod http2;
 pub mod local;
 pub mod ssh_reverse;
 pub mod queue;

@@ -8,6 +8,7 @@ use std::time::Duration;
 use runners::SecretText;
 use runners::shell::check_env_key;
 use sha2::{Digest, Sha256};
+use wire::names::{mode, variable};
 use zeroize::Zeroizing;
 
 use super::{GatewayKind, LaunchFault, hex};
@@ -85,12 +86,12 @@ impl GatewayEnvironment {
         let mut environment = Self {
             variables: Vec::new(),
         };
-        environment.set("PAPERCLIP_API_BRIDGE_MODE", "http2_v1")?;
+        environment.set(variable::MODE, mode::HTTP2)?;
         environment.set_token(kind, token)?;
-        environment.set("PAPERCLIP_BRIDGE_HOST", "127.0.0.1")?;
-        environment.set("PAPERCLIP_BRIDGE_PORT", port.to_string())?;
-        environment.set("PAPERCLIP_BRIDGE_NONCE", nonce)?;
-        environment.set("PAPERCLIP_BRIDGE_MAX_BODY_BYTES", max_body.to_string())?;
+        environment.set(variable::HOST, "127.0.0.1")?;
+        environment.set(variable::PORT, port.to_string())?;
+        environment.set(variable::NONCE, nonce)?;
+        environment.set(variable::MAX_BODY_BYTES, max_body.to_string())?;
         Ok(environment)
     }
 
@@ -108,24 +109,18 @@ impl GatewayEnvironment {
             variables: Vec::new(),
         };
         let millis = |time: Duration| time.as_millis().max(1).to_string();
-        environment.set("PAPERCLIP_API_BRIDGE_MODE", "queue_v1")?;
-        environment.set("PAPERCLIP_BRIDGE_QUEUE_DIR", queue.directory.as_str())?;
+        environment.set(variable::MODE, mode::QUEUE)?;
+        environment.set(variable::QUEUE_DIR, queue.directory.as_str())?;
         environment.set_token(kind, token)?;
-        environment.set("PAPERCLIP_BRIDGE_HOST", "127.0.0.1")?;
-        environment.set("PAPERCLIP_BRIDGE_PORT", queue.port.to_string())?;
-        environment.set("PAPERCLIP_BRIDGE_POLL_INTERVAL_MS", millis(queue.poll_interval))?;
-        environment.set(
-            "PAPERCLIP_BRIDGE_RESPONSE_TIMEOUT_MS",
-            millis(queue.response_timeout),
-        )?;
-        environment.set(
-            "PAPERCLIP_BRIDGE_MAX_QUEUE_DEPTH",
-            queue.max_queue_depth.to_string(),
-        )?;
-        environment.set("PAPERCLIP_BRIDGE_MAX_BODY_BYTES", queue.max_body.to_string())?;
+        environment.set(variable::HOST, "127.0.0.1")?;
+        environment.set(variable::PORT, queue.port.to_string())?;
+        environment.set(variable::POLL_INTERVAL_MS, millis(queue.poll_interval))?;
+        environment.set(variable::RESPONSE_TIMEOUT_MS, millis(queue.response_timeout))?;
+        environment.set(variable::MAX_QUEUE_DEPTH, queue.max_queue_depth.to_string())?;
+        environment.set(variable::MAX_BODY_BYTES, queue.max_body.to_string())?;
         if kind == GatewayKind::Binary {
             environment.set(
-                "PCBRIDGE_GATEWAY_LINGER_SECONDS",
+                variable::LINGER_SECONDS,
                 queue.linger.as_secs().max(1).to_string(),
             )?;
         }
@@ -134,8 +129,8 @@ impl GatewayEnvironment {
 
     fn set_token(&mut self, kind: GatewayKind, token: &GatewayToken) -> Result<(), LaunchFault> {
         match (kind, &token.text) {
-            (GatewayKind::Binary, _) => self.set("PCBRIDGE_GATEWAY_TOKEN_SHA256", hex(&token.sha256)),
-            (GatewayKind::Script, Some(text)) => self.set("PAPERCLIP_BRIDGE_TOKEN", text.expose()),
+            (GatewayKind::Binary, _) => self.set(variable::TOKEN_SHA256, hex(&token.sha256)),
+            (GatewayKind::Script, Some(text)) => self.set(variable::TOKEN, text.expose()),
             (GatewayKind::Script, None) => Err(LaunchFault::Invalid(
                 "a gateway script needs the session's token, and only its digest was kept: open a new session"
                     .to_owned(),

@@ -185,7 +185,7 @@ impl Launcher {
 }
 
 /// 16 random bytes in hex.
-pub(super) fn random_name() -> Result<String, LaunchFault> {
+pub(crate) fn random_name() -> Result<String, LaunchFault> {
     let mut random = [0_u8; 16];
     getrandom::fill(&mut random)
         .map_err(|error| LaunchFault::Invalid(format!("cannot get random bytes from the system: {error}")))?;

@@ -23,6 +23,7 @@ use sha2::{Digest, Sha256};
 pub use environment::{GatewayEnvironment, GatewayToken, QueueVariables};
 pub use fault::LaunchFault;
 pub use install::Installed;
+pub(crate) use install::random_name;
 pub use start::{DetachedGateway, Ended, StartCommand};
 
 /// What `uname -sm` says where our own binary runs.

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 use super::install::excerpt;
 use super::scripts::{self, MARK};
 use super::{GatewayEnvironment, Installed, LaunchFault, Launcher, SessionName};
+use crate::listeners::{self, Exposure};
 
 /// A predecessor without its channel has nothing left to finish.
 const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
@@ -22,6 +23,8 @@ const PREDECESSOR_GRACE: Duration = Duration::from_millis(300);
 const BLOCK_LIMIT: Duration = Duration::from_secs(10);
 /// Ending a predecessor and forking.
 const DETACH_LIMIT: Duration = Duration::from_secs(15);
+/// Reading one table of the kernel's.
+const LOOK_LIMIT: Duration = Duration::from_secs(5);
 
 /// How a gateway is started on a byte stream.
 #[derive(Debug)]
@@ -176,6 +179,16 @@ impl Launcher {
             .ok_or_else(|| {
                 LaunchFault::SyncFailed("the target did not say whether the gateway has ended".to_owned())
             })
+    }
+}
+
+impl Launcher {
+    /// Who can reach what listens on `port` of the target; unknown where nothing does.
+    pub(crate) async fn listener(&self, port: u16) -> Result<Exposure, LaunchFault> {
+        let result = self
+            .script(listeners::script(port), Input::None, LOOK_LIMIT)
+            .await?;
+        Ok(listeners::read(&String::from_utf8_lossy(&result.stdout), port))
     }
 }
 
