@@ -319,6 +319,14 @@ impl Identity {
         })
     }
 
+    /// The run's id: that of the predecessor where its session goes on, because its agent has it.
+    fn run_id<'a>(&'a self, asked: &'a str) -> &'a str {
+        self.predecessor
+            .as_ref()
+            .filter(|_| self.resumes())
+            .map_or(asked, |record| record.run_id.as_str())
+    }
+
     /// Whether a predecessor's session goes on.
     pub(crate) fn resumes(&self) -> bool {
         self.token.is_none()
@@ -337,8 +345,6 @@ impl App {
     /// Dropping the future cuts what it had begun.
     pub async fn open(&self, request: SessionRequest) -> Result<OpenSession, OpenError> {
         let configuration = |error: &dyn std::fmt::Display| OpenError::Configuration(error.to_string());
-        let run_id = HeaderValue::from_str(&request.run_id)
-            .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
         let upstream =
             Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
         let (runner, host) = placing::runner(&request, &self.ssh)?;
@@ -347,13 +353,16 @@ impl App {
             None => None,
         };
         let identity = Identity::choose(&request, state.as_ref(), runner.target())?;
+        let run_id = identity.run_id(&request.run_id).to_owned();
+        let run_id_header = HeaderValue::from_str(&run_id)
+            .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
         placing::clear_predecessor(&request, &runner, &identity).await?;
         let ladder = placing::ladder(&request, &runner, host.as_ref(), &identity, state.as_ref())?;
         let report = ladder.report();
         let session = Session::of(
             identity.session,
             SessionParts {
-                run_id,
+                run_id: run_id_header,
                 tunnel: ladder.name(),
                 rules: request.rules,
                 limits: request.limits,
@@ -374,7 +383,13 @@ impl App {
         } = report.borrow().clone();
         session.takes_tunnel(tunnel);
         if let Some(state) = &state {
-            let record = SessionRecord::new(session.id, runner.target(), tunnel, identity.digest.to_bytes());
+            let record = SessionRecord::new(
+                session.id,
+                runner.target(),
+                tunnel,
+                &run_id,
+                identity.digest.to_bytes(),
+            );
             state.record(&record).map_err(|error| configuration(&error))?;
         }
         Ok(OpenSession {
@@ -386,7 +401,7 @@ impl App {
             token: identity.token,
             tunnel,
             ladder: attempts,
-            run_id: request.run_id,
+            run_id,
             runner,
             status,
             session,

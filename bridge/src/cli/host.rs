@@ -142,6 +142,7 @@ pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
         tunnel,
         state,
     };
+    let tunnel_name = request.tunnel.name();
     let mut hosted = Hosted::begin(request).map_err(opening::failure)?;
     let status = hosted.status.clone();
     let ended = tokio::select! {
@@ -151,7 +152,7 @@ pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
             Ok(())
         }
         () = async {
-            opening::watch(status).await;
+            opening::watch(tunnel_name, status).await;
             std::future::pending::<()>().await;
         } => Ok(()),
     };

@@ -72,7 +72,7 @@ async fn serve(
             tracing::info!("standard input was closed; ending the session");
             Ok(())
         }
-        () = opening::watch(session.status.clone()) => {
+        () = opening::watch(session.tunnel, session.status.clone()) => {
             Err(Failure::new(Exit::Failed, "the tunnel ended by itself; the log above says why"))
         }
     }

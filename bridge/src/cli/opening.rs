@@ -65,18 +65,18 @@ pub(crate) fn failure(error: OpenError) -> Failure {
 /// Logs every change of the tunnel until it is over for good.
 ///
 /// Cancel safe. Returns when nobody can report a change any more, that is, when the tunnel has ended.
-pub(crate) async fn watch(mut status: watch::Receiver<Status>) {
+pub(crate) async fn watch(tunnel: &'static str, mut status: watch::Receiver<Status>) {
     loop {
-        log_status(&status.borrow_and_update());
+        log_status(tunnel, &status.borrow_and_update());
         if status.changed().await.is_err() {
             return;
         }
     }
 }
 
-fn log_status(status: &Status) {
+fn log_status(tunnel: &'static str, status: &Status) {
     match status {
-        Status::Starting => tracing::debug!("tunnel starting"),
+        Status::Starting => tracing::debug!(tunnel, "tunnel starting"),
         Status::Ready {
             listening,
             verified_loopback,
@@ -86,19 +86,24 @@ fn log_status(status: &Status) {
                 Listening::Unix { path } => format!("unix socket {}", path.display()),
             };
             match verified_loopback {
-                Some(true) => tracing::info!(listening = place, loopback = "verified", "tunnel ready"),
+                Some(true) => {
+                    tracing::info!(tunnel, listening = place, loopback = "verified", "tunnel ready")
+                }
                 Some(false) => {
                     tracing::warn!(
+                        tunnel,
                         listening = place,
                         loopback = "no",
                         "tunnel ready and reachable from other machines"
                     );
                 }
-                None => tracing::info!(listening = place, loopback = "unverified", "tunnel ready"),
+                None => tracing::info!(tunnel, listening = place, loopback = "unverified", "tunnel ready"),
             }
         }
-        Status::Reconnecting { reason, detail } => tracing::warn!(reason, detail, "tunnel reconnecting"),
-        Status::Degraded { reason, detail } => tracing::warn!(reason, detail, "tunnel degraded"),
+        Status::Reconnecting { reason, detail } => {
+            tracing::warn!(tunnel, reason, detail, "tunnel reconnecting")
+        }
+        Status::Degraded { reason, detail } => tracing::warn!(tunnel, reason, detail, "tunnel degraded"),
     }
 }
 

@@ -39,7 +39,7 @@ pub(crate) async fn run(app: &App, arguments: RunArguments) -> Result<Exit, Fail
     let ended = {
         // Dropped with this block: the watch ends with the command.
         let watch = std::pin::pin!(async {
-            opening::watch(session.status.clone()).await;
+            opening::watch(session.tunnel, session.status.clone()).await;
             tracing::error!("the tunnel has ended; calls to the API fail from now on");
             std::future::pending::<()>().await;
         });

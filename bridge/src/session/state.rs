@@ -26,6 +26,8 @@ pub(crate) struct SessionRecord {
     /// In the operator's words, without a secret.
     pub(crate) target: String,
     pub(crate) tunnel: String,
+    /// What the upstream and the agent know the run by.
+    pub(crate) run_id: String,
     pub(crate) token_sha256: String,
 }
 
@@ -68,12 +70,19 @@ pub(crate) struct StateFolder {
 }
 
 impl SessionRecord {
-    pub(crate) fn new(session: Uuid, target: &str, tunnel: &str, token_sha256: [u8; 32]) -> Self {
+    pub(crate) fn new(
+        session: Uuid,
+        target: &str,
+        tunnel: &str,
+        run_id: &str,
+        token_sha256: [u8; 32],
+    ) -> Self {
         Self {
             version: VERSION,
             session,
             target: target.to_owned(),
             tunnel: tunnel.to_owned(),
+            run_id: run_id.to_owned(),
             token_sha256: token_sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
         }
     }
@@ -222,7 +231,13 @@ mod tests {
     use super::*;
 
     fn record() -> SessionRecord {
-        SessionRecord::new(Uuid::now_v7(), "ssh://me@host:22", "queue_v1", [0xab; 32])
+        SessionRecord::new(
+            Uuid::now_v7(),
+            "ssh://me@host:22",
+            "queue_v1",
+            "run-1",
+            [0xab; 32],
+        )
     }
 
     #[test]
