@@ -101,8 +101,11 @@ fn run_npm(folder: &Path, cache: &Path) -> Result<(), String> {
     let output = File::create(&log).map_err(|error| format!("{}: {error}", log.display()))?;
     let errors = output.try_clone().map_err(|error| error.to_string())?;
     let mut child = Command::new(program("npm")?)
+        // Not `npm ci`: it misses optional dependencies of what a package bundles, which no lock file lists.
+        // The versions and digests of the lock file hold here, too.
         .args([
-            "ci",
+            "install",
+            "--no-save",
             "--ignore-scripts",
             "--no-audit",
             "--no-fund",
