@@ -97,11 +97,16 @@ pub(crate) fn all() -> Vec<Case> {
 impl Case {
     /// What no other request's target holds.
     pub(crate) fn mark(&self) -> String {
-        format!("q-{}-q", self.id)
+        format!("at-{}-end", self.id)
     }
 
     pub(crate) fn target(&self) -> String {
         self.target.replace("{id}", &self.mark())
+    }
+
+    /// The upstream ends the connection: a host that keeps connections could take another request to it just then.
+    pub(crate) fn breaks_a_connection(&self) -> bool {
+        self.answer.ends.is_some()
     }
 
     /// What the peer's own pair is known to do: status and requests at the upstream.

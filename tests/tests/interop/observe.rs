@@ -40,12 +40,16 @@ pub(crate) async fn observe(pair: Pair, installed: &'static Installed, cases: &[
         upstream.on(&case.method, path, case.script());
     }
     let open = pair.open(installed, &upstream.url()).await;
-    let answers: Vec<(String, Result<Answer, Broken>)> = stream::iter(units(cases))
+    let (breaking, usual): (Vec<_>, Vec<_>) = units(cases).into_iter().partition(Unit::breaks_a_connection);
+    let mut answers: Vec<(String, Result<Answer, Broken>)> = stream::iter(usual)
         .map(|unit| ask(unit, &open.url, &open.token))
         .buffer_unordered(AT_A_TIME)
         .collect::<Vec<_>>()
         .await
         .concat();
+    for unit in breaking {
+        answers.extend(ask(unit, &open.url, &open.token).await);
+    }
     let _stderr = open.close().await;
     let seen = upstream.seen();
     let mut observed = Observed::new();
@@ -69,6 +73,13 @@ pub(crate) async fn observe(pair: Pair, installed: &'static Installed, cases: &[
 enum Unit<'a> {
     OneConnection(Vec<&'a Case>),
     Together(Vec<&'a Case>),
+}
+
+impl Unit<'_> {
+    fn breaks_a_connection(&self) -> bool {
+        let (Self::OneConnection(cases) | Self::Together(cases)) = self;
+        cases.iter().any(|case| case.breaks_a_connection())
+    }
 }
 
 fn units(cases: &[Case]) -> Vec<Unit<'_>> {
