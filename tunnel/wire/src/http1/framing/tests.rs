@@ -2,6 +2,24 @@
 
 use super::*;
 
+/// Stands for a policy: only `..` is not in order.
+struct NoDots;
+
+impl TargetJudge for NoDots {
+    type Fault = &'static str;
+
+    fn judge(target: &[u8]) -> Result<(), &'static str> {
+        if target.windows(2).any(|two| two == b"..") {
+            return Err("dots");
+        }
+        Ok(())
+    }
+
+    fn connect(_target: &[u8]) -> &'static str {
+        "connect"
+    }
+}
+
 const LIMITS: HeadLimits = HeadLimits {
     max_head: 32 * 1024,
     max_target: 8 * 1024,
@@ -11,7 +29,7 @@ const LIMITS: HeadLimits = HeadLimits {
 
 /// Feeds `input` in pieces of `piece` bytes; returns what was passed on, the heads, and the fault if any.
 fn feed(input: &[u8], piece: usize) -> (Vec<u8>, usize, Option<Fault>) {
-    let mut framing = Framing::new(LIMITS);
+    let mut framing = Framing::<NoDots>::new(LIMITS);
     let mut buffer: Vec<u8> = Vec::new();
     let (mut passed, mut heads) = (Vec::new(), 0);
     for chunk in input.chunks(piece) {
@@ -230,8 +248,8 @@ fn one_empty_line_in_front_is_forgiven_and_a_second_is_not() {
 }
 
 #[test]
-fn a_target_that_is_not_canonical_is_the_paths_fault_not_the_lines() {
-    let mut framing = Framing::new(LIMITS);
+fn a_target_that_the_judge_refuses_is_the_targets_fault_not_the_lines() {
+    let mut framing = Framing::<NoDots>::new(LIMITS);
 
     let step = framing.step(b"GET /a/../b HTTP/1.1\r\nHost: h\r\n\r\n");
 
@@ -240,11 +258,32 @@ fn a_target_that_is_not_canonical_is_the_paths_fault_not_the_lines() {
         Step::Head(
             _,
             HeadSeen {
-                target_fault: Some(TargetFault::DotSegment),
+                target_fault: Some("dots"),
                 ..
             }
         )
     ));
+}
+
+#[test]
+fn connect_is_never_in_order_whatever_its_target() {
+    for target in ["h:80", "/a"] {
+        let mut framing = Framing::<NoDots>::new(LIMITS);
+        let head = format!("CONNECT {target} HTTP/1.1\r\nHost: h\r\n\r\n");
+
+        let step = framing.step(head.as_bytes());
+
+        assert!(matches!(
+            step,
+            Step::Head(
+                _,
+                HeadSeen {
+                    target_fault: Some("connect"),
+                    ..
+                }
+            )
+        ));
+    }
 }
 
 proptest::proptest! {

@@ -1,28 +1,45 @@
 //! Where one HTTP/1 message ends and the next begins, and whether two readers could disagree about it.
 //!
 //! Here: a state machine over bytes, without IO and without a clock. It finds heads, lengths, chunks and trailers and
-//! refuses whatever is ambiguous, so that hyper behind it never has to repair anything. Not here: what a request may
-//! ask (`policy`), and the reading itself (`gate.rs`).
+//! refuses whatever is ambiguous, so that hyper behind it never has to repair anything. Not here: what a target may
+//! look like, which a [`TargetJudge`] says, and the reading itself (`gate.rs`).
 //!
 //! Source: RFC 9112 sections 2.2, 3, 5, 6 and 7.
 
-use policy::{Target, TargetFault};
+use std::fmt;
+use std::marker::PhantomData;
+
+/// Says of a request target whether hyper may see it as it stands.
+pub trait TargetJudge {
+    /// Kept in the note of a request whose target hyper was not shown.
+    type Fault: Clone + fmt::Debug + PartialEq + Send;
+
+    /// Looks at the raw bytes between method and version.
+    ///
+    /// # Errors
+    ///
+    /// What the service must know of a target that hyper may not see; hyper is shown `/` in its place.
+    fn judge(target: &[u8]) -> Result<(), Self::Fault>;
+
+    /// The fault of a CONNECT whose target is in order by itself: hyper must never see that method.
+    fn connect(target: &[u8]) -> Self::Fault;
+}
 
 /// Sizes a head is held to.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct HeadLimits {
+pub struct HeadLimits {
     /// Bytes of request line and fields together.
-    pub(crate) max_head: usize,
+    pub max_head: usize,
     /// Bytes of the request target.
-    pub(crate) max_target: usize,
+    pub max_target: usize,
     /// Field lines; at most [`MAX_HEADERS`].
-    pub(crate) max_headers: usize,
+    pub max_headers: usize,
     /// Bytes of a chunked body, announced by its chunk sizes.
-    pub(crate) max_body: u64,
+    pub max_body: u64,
 }
 
 /// What `httparse` is given room for; also hyper's own limit.
-pub(crate) const MAX_HEADERS: usize = 100;
+pub const MAX_HEADERS: usize = 100;
 /// A chunk-size line with its extensions.
 const MAX_CHUNK_LINE: usize = 256;
 /// A trailer section; its fields are dropped, so it has no reason to be larger.
@@ -30,56 +47,90 @@ const MAX_TRAILERS: usize = 8 * 1024;
 
 /// Why a message is not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// The request line is not `METHOD target HTTP/1.1`.
     #[error("the request line is not `METHOD target HTTP/1.1`")]
     RequestLine,
+    /// Only HTTP/1.0 and HTTP/1.1 are spoken here.
     #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
     Version,
+    /// A line of the head is not ended by CR LF, or holds a control character.
     #[error("a line of the head is not ended by CR LF, or holds a control character")]
     LineEnd,
+    /// A header line is not `name: value`.
     #[error("a header line is not `name: value`")]
     HeaderLine,
+    /// The Host header is missing.
     #[error("the Host header is missing")]
     HostMissing,
+    /// There is more than one Host header.
     #[error("there is more than one Host header")]
     HostTwice,
+    /// Content-Length is not one plain decimal number.
     #[error("Content-Length is not one plain decimal number")]
     ContentLength,
+    /// Transfer-Encoding is not exactly one `chunked`.
     #[error("Transfer-Encoding is not exactly one `chunked`")]
     TransferEncoding,
+    /// Content-Length and Transfer-Encoding stand side by side.
     #[error("Content-Length and Transfer-Encoding stand side by side")]
     BothLengths,
+    /// Transfer-Encoding is not part of HTTP/1.0.
     #[error("Transfer-Encoding is not part of HTTP/1.0")]
     TransferEncodingInOneZero,
+    /// A GET or HEAD request carries a body.
     #[error("a GET or HEAD request carries a body")]
     BodyWithoutMeaning,
+    /// A chunk size is not plain hexadecimal with CR LF behind it.
     #[error("a chunk size is not plain hexadecimal with CR LF behind it")]
     ChunkSize,
+    /// A chunk is not ended by CR LF.
     #[error("a chunk is not ended by CR LF")]
     ChunkEnd,
+    /// A trailer line is malformed, or names a field that delimits messages.
     #[error("a trailer line is malformed, or names a field that delimits messages")]
     Trailer,
+    /// The connection ended in the middle of the head.
     #[error("the connection ended in the middle of the head")]
     Truncated,
+    /// The head is larger than its limit.
     #[error("the head is larger than {limit_bytes} bytes")]
-    HeadTooLarge { limit_bytes: usize },
+    HeadTooLarge {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// The request target is longer than its limit.
     #[error("the request target is longer than {limit_bytes} bytes")]
-    TargetTooLong { limit_bytes: usize },
+    TargetTooLong {
+        /// The limit.
+        limit_bytes: usize,
+    },
+    /// There are too many header lines.
     #[error("there are more than {limit} header lines")]
-    TooManyHeaders { limit: usize },
+    TooManyHeaders {
+        /// The limit.
+        limit: usize,
+    },
+    /// The only expectation known is 100-continue.
     #[error("the only expectation known is 100-continue")]
     Expectation,
+    /// The body is larger than its limit.
     #[error("the body is larger than {limit_bytes} bytes")]
-    BodyTooLarge { limit_bytes: u64 },
+    BodyTooLarge {
+        /// The limit.
+        limit_bytes: u64,
+    },
+    /// The head did not arrive whole in time.
     #[error("the head did not arrive whole in time")]
     HeadTimeout,
+    /// The body did not go on in time.
     #[error("the body did not go on in time")]
     BodyTimeout,
 }
 
 /// What stands at the front of the bytes given to [`Framing::step`].
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Step {
+pub enum Step<F> {
     /// Nothing can be said yet.
     NeedMore,
     /// So many bytes belong to the message under way and are in order.
@@ -87,20 +138,20 @@ pub(crate) enum Step {
     /// So many bytes in front of a head mean nothing and are dropped.
     Skip(usize),
     /// A whole, unambiguous head of so many bytes.
-    Head(usize, HeadSeen),
+    Head(usize, HeadSeen<F>),
     /// From here on nothing can be trusted; the connection ends.
     Fault(Fault),
 }
 
 /// What the gate keeps of a head that is in order.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct HeadSeen {
+pub struct HeadSeen<F> {
     /// Bytes of the request line, without its CR LF.
-    pub(crate) request_line: usize,
+    pub request_line: usize,
     /// Bytes of the method.
-    pub(crate) method: usize,
-    /// The target's fault if it is not in canonical form.
-    pub(crate) target_fault: Option<TargetFault>,
+    pub method: usize,
+    /// What the judge found, if it found something.
+    pub target_fault: Option<F>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -115,33 +166,44 @@ enum State {
 }
 
 /// Delimits the messages of one connection.
-#[derive(Debug)]
-pub(crate) struct Framing {
+pub struct Framing<J> {
     limits: HeadLimits,
     state: State,
     /// One empty line in front of a request line is tolerated, a second is not.
     skipped_empty_line: bool,
     /// Bytes announced by the chunks of the body under way.
     chunked_bytes: u64,
+    judge: PhantomData<fn() -> J>,
 }
 
-impl Framing {
-    pub(crate) fn new(limits: HeadLimits) -> Self {
+impl<J> fmt::Debug for Framing<J> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Framing")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<J: TargetJudge> Framing<J> {
+    /// At the beginning of a connection.
+    #[must_use]
+    pub fn new(limits: HeadLimits) -> Self {
         Self {
             limits,
             state: State::Head { scanned: 0 },
             skipped_empty_line: false,
             chunked_bytes: 0,
+            judge: PhantomData,
         }
     }
 
     /// Whether the next byte would begin or continue a head.
-    pub(crate) fn in_head(&self) -> bool {
+    pub fn in_head(&self) -> bool {
         matches!(self.state, State::Head { .. })
     }
 
     /// Bytes of a body of declared length still to come, if that is the state.
-    pub(crate) fn declared_remaining(&self) -> Option<u64> {
+    pub fn declared_remaining(&self) -> Option<u64> {
         match self.state {
             State::Length(remaining) => Some(remaining),
             State::Head { .. }
@@ -154,7 +216,7 @@ impl Framing {
     }
 
     /// Takes note of `count` bytes of a declared length that went past without [`Self::step`].
-    pub(crate) fn passed_declared(&mut self, count: u64) {
+    pub fn passed_declared(&mut self, count: u64) {
         if let State::Length(remaining) = self.state {
             self.state = after_body(remaining.saturating_sub(count));
         }
@@ -163,7 +225,7 @@ impl Framing {
     /// Looks at the front of `input`, the bytes not yet passed on, and moves on.
     ///
     /// Linear in the bytes not looked at before, but for one `httparse` pass over a head that is whole.
-    pub(crate) fn step(&mut self, input: &[u8]) -> Step {
+    pub fn step(&mut self, input: &[u8]) -> Step<J::Fault> {
         let step = match self.state {
             State::Head { scanned } => self.head(input, scanned),
             State::Length(remaining) => self.declared(input, remaining),
@@ -179,7 +241,7 @@ impl Framing {
         step
     }
 
-    fn head(&mut self, input: &[u8], scanned: usize) -> Step {
+    fn head(&mut self, input: &[u8], scanned: usize) -> Step<J::Fault> {
         if scanned == 0 && !self.skipped_empty_line {
             match input {
                 [b'\r', b'\n', ..] => {
@@ -200,7 +262,7 @@ impl Framing {
             Section::TooLarge => return Step::Fault(self.too_large(input)),
         };
         let (head, _) = input.split_at(end);
-        match read_head(head, self.limits) {
+        match read_head::<J>(head, self.limits) {
             Ok((seen, body)) => {
                 self.skipped_empty_line = false;
                 self.state = match body {
@@ -233,7 +295,7 @@ impl Framing {
         }
     }
 
-    fn declared(&mut self, input: &[u8], remaining: u64) -> Step {
+    fn declared(&mut self, input: &[u8], remaining: u64) -> Step<J::Fault> {
         let count = bounded(remaining, input.len());
         if count == 0 {
             return Step::NeedMore;
@@ -242,7 +304,7 @@ impl Framing {
         Step::Pass(count)
     }
 
-    fn chunk_size(&mut self, input: &[u8]) -> Step {
+    fn chunk_size(&mut self, input: &[u8]) -> Step<J::Fault> {
         let Some(line_feed) = input.iter().take(MAX_CHUNK_LINE).position(|byte| *byte == b'\n') else {
             return if input.len() >= MAX_CHUNK_LINE {
                 Step::Fault(Fault::ChunkSize)
@@ -270,7 +332,7 @@ impl Framing {
         Step::Pass(line_feed + 1)
     }
 
-    fn chunk_data(&mut self, input: &[u8], remaining: u64) -> Step {
+    fn chunk_data(&mut self, input: &[u8], remaining: u64) -> Step<J::Fault> {
         let count = bounded(remaining, input.len());
         if count == 0 {
             return Step::NeedMore;
@@ -284,7 +346,7 @@ impl Framing {
         Step::Pass(count)
     }
 
-    fn chunk_end(&mut self, input: &[u8]) -> Step {
+    fn chunk_end(&mut self, input: &[u8]) -> Step<J::Fault> {
         match input {
             [b'\r', b'\n', ..] => {
                 self.state = State::ChunkSize;
@@ -295,7 +357,7 @@ impl Framing {
         }
     }
 
-    fn trailers(&mut self, input: &[u8], scanned: usize) -> Step {
+    fn trailers(&mut self, input: &[u8], scanned: usize) -> Step<J::Fault> {
         if let [b'\r', b'\n', ..] = input {
             self.state = State::Head { scanned: 0 };
             return Step::Pass(2);
@@ -382,7 +444,10 @@ enum Delimited {
     Chunked,
 }
 
-fn read_head(head: &[u8], limits: HeadLimits) -> Result<(HeadSeen, Delimited), Fault> {
+fn read_head<J: TargetJudge>(
+    head: &[u8],
+    limits: HeadLimits,
+) -> Result<(HeadSeen<J::Fault>, Delimited), Fault> {
     let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
     let mut request = httparse::Request::new(&mut fields);
     match request.parse(head) {
@@ -420,10 +485,15 @@ fn read_head(head: &[u8], limits: HeadLimits) -> Result<(HeadSeen, Delimited), F
         return Err(Fault::RequestLine);
     }
     let body = delimiter(request.headers, version, method)?;
+    let target_fault = match J::judge(target.as_bytes()) {
+        Ok(()) if method == "CONNECT" => Some(J::connect(target.as_bytes())),
+        Ok(()) => None,
+        Err(fault) => Some(fault),
+    };
     let seen = HeadSeen {
         request_line,
         method: method.len(),
-        target_fault: Target::parse(target.as_bytes()).err(),
+        target_fault,
     };
     Ok((seen, body))
 }

@@ -3,7 +3,7 @@
 //! Here: an `AsyncRead` that drives [`Framing`] and keeps, for the service behind hyper, one [`Note`] per head in
 //! pipeline order. A head that is refused is replaced by a harmless one, so that hyper writes our answer in its turn;
 //! nothing of the request's own content is in what hyper then sees. The close lingers, so that slow clients get to read an
-//! early answer. Not here: what is answered (`serve`).
+//! early answer. Not here: what is answered.
 
 use std::collections::VecDeque;
 use std::io;
@@ -14,35 +14,34 @@ use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
 use http::Method;
-use policy::TargetFault;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 use tokio_util::io::poll_read_buf;
 
-use super::framing::{Fault, Framing, HeadLimits, HeadSeen, Step};
+use super::framing::{Fault, Framing, HeadLimits, HeadSeen, Step, TargetJudge};
 
 /// Stands in for a head that was refused.
 const HARMLESS: &[u8] = b"GET / HTTP/1.1\r\nhost: gate.invalid\r\nconnection: close\r\n\r\n";
 /// The same for a refused HEAD, whose answer has no body whatever it says.
 const HARMLESS_HEAD: &[u8] = b"HEAD / HTTP/1.1\r\nhost: gate.invalid\r\nconnection: close\r\n\r\n";
 /// Read and dropped at most after our last answer.
-pub(crate) const LINGER_BYTES: u64 = 64 * 1024 * 1024;
+pub const LINGER_BYTES: u64 = 64 * 1024 * 1024;
 /// … and for so long at most.
-pub(crate) const LINGER_TIME: Duration = Duration::from_secs(2);
+pub const LINGER_TIME: Duration = Duration::from_secs(2);
 /// Room made for a read; a usual head fits with its body.
 const READ_SIZE: usize = 8 * 1024;
 
 /// How long the gate waits for bytes that should come.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Waits {
+pub struct Waits {
     /// From the first byte of a head to its last.
-    pub(crate) head: Duration,
+    pub head: Duration,
     /// Between two requests on one connection.
-    pub(crate) idle: Duration,
+    pub idle: Duration,
     /// Between two reads of a body.
-    pub(crate) body: Duration,
+    pub body: Duration,
     /// For an agent that does not read its answer.
-    pub(crate) write: Duration,
+    pub write: Duration,
 }
 
 impl Default for Waits {
@@ -57,54 +56,71 @@ impl Default for Waits {
 }
 
 /// What the service must know of a head beside what hyper tells it.
-#[derive(Debug, Default)]
-pub(crate) struct Note {
+#[derive(Debug)]
+pub struct Note<F> {
     /// The head was refused; what hyper shows is the harmless one.
-    pub(crate) fault: Option<Fault>,
-    /// The target is not canonical; hyper shows `/` in its place.
-    pub(crate) target_fault: Option<TargetFault>,
+    pub fault: Option<Fault>,
+    /// The judge of targets refused this one; hyper shows `/` in its place.
+    pub target_fault: Option<F>,
     /// The method, where hyper was shown another one with the replaced target.
-    pub(crate) method: Option<Method>,
+    pub method: Option<Method>,
+}
+
+impl<F> Note<F> {
+    fn of_fault(fault: Fault) -> Self {
+        Self {
+            fault: Some(fault),
+            target_fault: None,
+            method: None,
+        }
+    }
 }
 
 /// Notes of one connection, in pipeline order.
-#[derive(Debug, Default)]
-pub(crate) struct Notes(Mutex<Board>);
+#[derive(Debug)]
+pub struct Notes<F>(Mutex<Board<F>>);
 
-#[derive(Debug, Default)]
-struct Board {
-    heads: VecDeque<Note>,
+#[derive(Debug)]
+struct Board<F> {
+    heads: VecDeque<Note<F>>,
     body_fault: Option<Fault>,
 }
 
-impl Notes {
-    fn with<T>(&self, act: impl FnOnce(&mut Board) -> T) -> T {
+impl<F> Default for Notes<F> {
+    fn default() -> Self {
+        Self(Mutex::new(Board {
+            heads: VecDeque::new(),
+            body_fault: None,
+        }))
+    }
+}
+
+impl<F> Notes<F> {
+    fn with<T>(&self, act: impl FnOnce(&mut Board<F>) -> T) -> T {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// The note of the next request that hyper hands to the service.
-    pub(crate) fn next(&self) -> Note {
+    pub fn next(&self) -> Note<F> {
         // hyper cannot have seen a head that left no note; were it so, the safe reading is a fault.
-        self.with(|board| board.heads.pop_front()).unwrap_or(Note {
-            fault: Some(Fault::RequestLine),
-            ..Note::default()
-        })
+        self.with(|board| board.heads.pop_front())
+            .unwrap_or_else(|| Note::of_fault(Fault::RequestLine))
     }
 
     /// Why the body under way broke, if the gate broke it.
-    pub(crate) fn body_fault(&self) -> Option<Fault> {
+    pub fn body_fault(&self) -> Option<Fault> {
         self.with(|board| board.body_fault)
     }
 }
 
 /// Reads `inner` for hyper; writes go straight through.
-pub(crate) struct Gate<S> {
+pub struct Gate<S, J: TargetJudge> {
     inner: S,
     /// Read and not handed on; the first `vetted` bytes may be.
     buffer: BytesMut,
     vetted: usize,
-    framing: Framing,
-    notes: Arc<Notes>,
+    framing: Framing<J>,
+    notes: Arc<Notes<J::Fault>>,
     waits: Waits,
     /// When the wait under way began.
     waiting_since: Option<Instant>,
@@ -119,8 +135,18 @@ pub(crate) struct Gate<S> {
     shut_down: bool,
 }
 
-impl<S> Gate<S> {
-    pub(crate) fn new(inner: S, limits: HeadLimits, waits: Waits, notes: Arc<Notes>) -> Self {
+impl<S, J: TargetJudge> std::fmt::Debug for Gate<S, J> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Gate")
+            .field("framing", &self.framing)
+            .field("faulted", &self.faulted)
+            .finish_non_exhaustive()
+    }
+}
+
+impl<S, J: TargetJudge> Gate<S, J> {
+    /// Stands before `inner`; the service behind hyper reads `notes`.
+    pub fn new(inner: S, limits: HeadLimits, waits: Waits, notes: Arc<Notes<J::Fault>>) -> Self {
         Self {
             inner,
             buffer: BytesMut::new(),
@@ -140,12 +166,8 @@ impl<S> Gate<S> {
 
     /// Refuses the head under way: hyper is shown the harmless one, and nothing after it.
     fn refuse_head(&mut self, fault: Fault) {
-        self.notes.with(|board| {
-            board.heads.push_back(Note {
-                fault: Some(fault),
-                ..Note::default()
-            })
-        });
+        self.notes
+            .with(|board| board.heads.push_back(Note::of_fault(fault)));
         let stand_in = if self.buffer.starts_with(b"HEAD ") {
             HARMLESS_HEAD
         } else {
@@ -163,25 +185,24 @@ impl<S> Gate<S> {
         io::Error::new(io::ErrorKind::InvalidData, fault)
     }
 
-    /// Lets a head through; a target that is not canonical is replaced, with the method kept in the note.
-    fn admit_head(&mut self, length: usize, seen: &HeadSeen) {
-        let method = self.buffer.get(..seen.method).unwrap_or_default();
-        let replaced = seen.target_fault.is_some() || method == b"CONNECT";
+    /// Lets a head through; a target that the judge refused is replaced, with the method kept in the note.
+    fn admit_head(&mut self, length: usize, seen: HeadSeen<J::Fault>) {
         let mut note = Note {
+            fault: None,
             target_fault: seen.target_fault,
-            ..Note::default()
+            method: None,
         };
         self.vetted = length;
-        if replaced {
+        if note.target_fault.is_some() {
+            let method = self.buffer.get(..seen.method).unwrap_or_default();
             note.method = Method::from_bytes(method).ok();
-            // CONNECT to an authority-form target is a target fault already; this covers it with any other.
-            note.target_fault = note.target_fault.or(Some(TargetFault::AuthorityForm));
             let version = self
                 .buffer
                 .get(seen.request_line.saturating_sub(8)..length)
                 .unwrap_or_default();
             let mut head = BytesMut::with_capacity(self.buffer.len() + 16);
-            head.extend_from_slice(b"POST / ");
+            // HEAD stays what it is: hyper must know that its answer has no body.
+            head.extend_from_slice(if method == b"HEAD" { b"HEAD / " } else { b"POST / " });
             head.extend_from_slice(version);
             self.vetted = head.len();
             head.extend_from_slice(self.buffer.get(length..).unwrap_or_default());
@@ -203,7 +224,7 @@ impl<S> Gate<S> {
                 Step::Skip(count) => self.buffer.advance(count),
                 Step::Head(length, seen) => {
                     self.waiting_since = None;
-                    self.admit_head(length, &seen);
+                    self.admit_head(length, seen);
                 }
                 Step::Fault(fault) if in_head => self.refuse_head(fault),
                 Step::Fault(fault) => return Err(self.refuse_body(fault)),
@@ -245,7 +266,7 @@ impl<S> Gate<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> Gate<S> {
+impl<S: AsyncRead + Unpin, J: TargetJudge> Gate<S, J> {
     /// A body of declared length needs no vetting: it goes straight into hyper's buffer.
     fn poll_declared(
         &mut self,
@@ -271,7 +292,7 @@ impl<S: AsyncRead + Unpin> Gate<S> {
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
+impl<S: AsyncRead + Unpin, J: TargetJudge> AsyncRead for Gate<S, J> {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let gate = self.get_mut();
         if buf.remaining() == 0 {
@@ -332,7 +353,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> Gate<S> {
+impl<S: AsyncWrite + Unpin, J: TargetJudge> Gate<S, J> {
     /// Called when nothing can be written now: an agent that never reads does not hold its answer for ever.
     fn poll_stalled(&mut self, cx: &mut Context<'_>) -> Poll<io::Error> {
         let limit = self.waits.write;
@@ -359,7 +380,7 @@ impl<S: AsyncWrite + Unpin> Gate<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> Gate<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, J: TargetJudge> Gate<S, J> {
     /// Reads and drops what the other side still sends: many clients see no answer otherwise.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let (left, timer) = self
@@ -382,7 +403,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Gate<S> {
     }
 }
 
-impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Gate<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin, J: TargetJudge> AsyncWrite for Gate<S, J> {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let gate = self.get_mut();
         let written = Pin::new(&mut gate.inner).poll_write(cx, bytes);
