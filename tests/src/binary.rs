@@ -78,6 +78,9 @@ pub struct Opened {
     pub token: String,
     /// The tunnel's name.
     pub tunnel: String,
+    /// What was tried before it.
+    #[serde(default)]
+    pub ladder: Vec<serde_json::Value>,
     /// The agent's environment.
     pub env: BTreeMap<String, String>,
 }

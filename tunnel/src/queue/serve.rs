@@ -104,6 +104,13 @@ pub(super) async fn on_target(
     clean_end(left)
 }
 
+/// Ends the gateway of an earlier host of this session, and removes its directory.
+pub(super) async fn clear(launcher: Launcher, options: &QueueOptions) -> Result<(), String> {
+    let installed = launcher.install().await.map_err(|fault| fault.to_string())?;
+    let life = GatewayLife::new(launcher, installed, options);
+    clean_up(&life, Instant::now() + STOP_LIMIT).await
+}
+
 /// Serves a directory of this machine.
 pub(super) async fn in_directory(
     directory: PathBuf,
