@@ -104,9 +104,12 @@ impl Case {
         self.target.replace("{id}", &self.mark())
     }
 
-    /// The upstream ends the connection: a host that keeps connections could take another request to it just then.
-    pub(crate) fn breaks_a_connection(&self) -> bool {
-        self.answer.ends.is_some()
+    /// Nothing else may be under way beside it: where the upstream ends the connection, a host that keeps
+    /// connections could take another request to it just then; and large bodies fill the session memory of the
+    /// peer's HTTP/2 host, which then refuses other streams.
+    pub(crate) fn alone(&self) -> bool {
+        let large = |size: Option<usize>| size.is_some_and(|size| size > 100_000);
+        self.answer.ends.is_some() || large(self.body_size) || large(self.answer.body_size)
     }
 
     /// What the peer's own pair is known to do: status and requests at the upstream.

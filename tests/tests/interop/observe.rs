@@ -40,14 +40,14 @@ pub(crate) async fn observe(pair: Pair, installed: &'static Installed, cases: &[
         upstream.on(&case.method, path, case.script());
     }
     let open = pair.open(installed, &upstream.url()).await;
-    let (breaking, usual): (Vec<_>, Vec<_>) = units(cases).into_iter().partition(Unit::breaks_a_connection);
+    let (alone, usual): (Vec<_>, Vec<_>) = units(cases).into_iter().partition(Unit::alone);
     let mut answers: Vec<(String, Result<Answer, Broken>)> = stream::iter(usual)
         .map(|unit| ask(unit, &open.url, &open.token))
         .buffer_unordered(AT_A_TIME)
         .collect::<Vec<_>>()
         .await
         .concat();
-    for unit in breaking {
+    for unit in alone {
         answers.extend(ask(unit, &open.url, &open.token).await);
     }
     let _stderr = open.close().await;
@@ -76,9 +76,9 @@ enum Unit<'a> {
 }
 
 impl Unit<'_> {
-    fn breaks_a_connection(&self) -> bool {
+    fn alone(&self) -> bool {
         let (Self::OneConnection(cases) | Self::Together(cases)) = self;
-        cases.iter().any(|case| case.breaks_a_connection())
+        cases.iter().any(|case| case.alone())
     }
 }
 
