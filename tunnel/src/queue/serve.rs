@@ -309,9 +309,13 @@ fn refused(fault: GatewayFault) -> TunnelEnd {
     match fault {
         GatewayFault::Launch(fault) => fault.into_end(),
         GatewayFault::Runner(error) => LaunchFault::Unreachable(error.to_string()).into_end(),
-        other => TunnelEnd::Refused {
-            reason: other.reason(),
-            detail: other.to_string(),
+        fault @ (GatewayFault::Died(_)
+        | GatewayFault::Late
+        | GatewayFault::Ready(_)
+        | GatewayFault::OtherPort(_)
+        | GatewayFault::Directory(_)) => TunnelEnd::Refused {
+            reason: fault.reason(),
+            detail: fault.to_string(),
         },
     }
 }
