@@ -128,6 +128,21 @@ fn what_cannot_be_carried_is_refused_before_the_queue() {
 }
 
 #[test]
+fn what_the_published_gateway_reads_as_a_url_is_left_to_our_host_to_judge() {
+    let gateway = Gateway::ours(&[]);
+    for target in ["file:///x", "//:0/", "abc", "/%ff/%00"] {
+        let call = gateway.call(Request::new("GET", target));
+        let envelope = gateway.host().claim();
+        gateway.host().answer(&envelope.id, 400, &[], b"{}");
+
+        assert_eq!(
+            (envelope.target().as_str(), call.join().unwrap().status),
+            (target, 400)
+        );
+    }
+}
+
+#[test]
 fn directories_and_files_are_the_users_alone() {
     let gateway = Gateway::ours(&[]);
     let call = gateway.call(Request::new("GET", "/x"));
