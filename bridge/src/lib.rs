@@ -4,9 +4,12 @@
 //! being reading order; [`app`] is where the parts are put together; [`cli`] is what an operator types.
 
 pub mod app;
+mod placing;
+mod hosting;
 mod callback;
 pub mod session;
 pub mod upstream;
+pub mod gateway;
 pub mod secrets;
 pub mod telemetry;
 pub mod config;

@@ -4,8 +4,13 @@
 //! whole messages and knows nothing of what they say. Read [`tunnel`] first, then one kind.
 
 pub mod tunnel;
+pub mod ladder;
+mod listeners;
+pub mod launch;
+pub mod http2;
 pub mod local;
 pub mod ssh_reverse;
+pub mod queue;
 
 pub use tunnel::{
     AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody, Status,

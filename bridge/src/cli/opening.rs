@@ -11,6 +11,15 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::SessionOptions;
 use crate::cli::signals::Signals;
 
+/// Whether the session of a predecessor may be gone on with, whose token nobody here knows any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// Its agent may still be running.
+    Yes,
+    /// A new command needs a new token.
+    No,
+}
+
 /// Opens the session that the options ask for.
 ///
 /// # Errors
@@ -20,9 +29,11 @@ use crate::cli::signals::Signals;
 pub(crate) async fn open(
     app: &App,
     options: &SessionOptions,
+    resume: Resume,
     signals: &mut Signals,
 ) -> Result<OpenSession, Failure> {
-    let request = options.request()?;
+    let mut request = options.request()?;
+    request.resume = resume == Resume::Yes;
     if !options.no_upstream_check {
         request.upstream.probe().await.map_err(|reason| {
             Failure::new(Exit::Unreachable, reason).hint("--no-upstream-check opens the session all the same")
@@ -38,7 +49,7 @@ pub(crate) async fn open(
     }
 }
 
-fn failure(error: OpenError) -> Failure {
+pub(crate) fn failure(error: OpenError) -> Failure {
     let exit = match &error {
         OpenError::Configuration(_) => Exit::Configuration,
         OpenError::Unreachable(_) | OpenError::Refused { .. } => Exit::Unreachable,
