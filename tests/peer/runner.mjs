@@ -80,7 +80,10 @@ function duplex(child) {
         stop: () => void child.kill("SIGTERM"),
         close: async () => {
             child.stdin.end();
+            // The peer's gateway does not end with its input; a provider ends the process.
+            const limit = setTimeout(() => child.kill("SIGTERM"), 500);
             await ended;
+            clearTimeout(limit);
         },
     };
 }

@@ -14,6 +14,7 @@ pub mod upstream;
 pub mod binary;
 pub mod sshd;
 pub mod dropbear;
+pub mod peer;
 pub mod user;
 pub mod processes;
 pub mod waiting;

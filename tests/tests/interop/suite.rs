@@ -1,0 +1,1 @@
+//! The peer's published tests with our gateway in place of theirs.
