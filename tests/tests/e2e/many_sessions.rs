@@ -108,7 +108,12 @@ async fn two_hundred_sessions_on_ten_connections_each_take_only_their_own_token(
 fn agent(at: &OpenSession, holder: &OpenSession) -> Agent {
     Agent {
         url: at.url.clone(),
-        token: holder.token.as_ref().expect("a new session has one").expose().to_owned(),
+        token: holder
+            .token
+            .as_ref()
+            .expect("a new session has one")
+            .expose()
+            .to_owned(),
     }
 }
 

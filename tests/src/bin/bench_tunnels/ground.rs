@@ -6,12 +6,12 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::Context;
+use anyhow::{Context, anyhow};
 use paperclip_bridge_tests::measure::{Api, DelayRelay};
+use paperclip_bridge_tests::peer::gateway::path_with_node;
+use paperclip_bridge_tests::peer::{self, Installed};
 use paperclip_bridge_tests::sshd::{Access, Sshd};
 use tempfile::TempDir;
-
-use super::peers::Peers;
 
 /// How callbacks travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +73,7 @@ impl fmt::Display for Case {
 #[derive(Debug)]
 pub(crate) struct Ground {
     pub(crate) upstream: Api,
-    pub(crate) peers: Peers,
+    pub(crate) peer: &'static Installed,
     relay: Option<(DelayRelay, Access)>,
     sshd: Sshd,
     directory: TempDir,
@@ -81,10 +81,11 @@ pub(crate) struct Ground {
 
 impl Ground {
     /// `round_trip` is that of the slow line, if there shall be one.
-    pub(crate) async fn prepare(peers: Peers, round_trip: Option<Duration>) -> anyhow::Result<Self> {
+    pub(crate) async fn prepare(round_trip: Option<Duration>) -> anyhow::Result<Self> {
+        let peer = peer::installed().map_err(|reason| anyhow!(reason))?;
         let upstream = Api::start().await?;
         // The peer's gateway is found as the first `node` in the sandbox.
-        let path = format!("{}:/usr/local/bin:/usr/bin:/bin", peers.node_folder()?.display());
+        let path = path_with_node(peer);
         let sshd = Sshd::builder()
             .line("Ciphers aes256-gcm@openssh.com")
             .line(&format!("SetEnv PATH={path}"))
@@ -96,7 +97,7 @@ impl Ground {
         };
         Ok(Self {
             upstream,
-            peers,
+            peer,
             relay,
             sshd,
             directory,

@@ -11,7 +11,6 @@
 mod measuring;
 mod sides;
 mod ground;
-mod peers;
 mod report;
 
 use std::io::Write;
@@ -23,7 +22,6 @@ use paperclip_bridge_tests::measure::{api, cost};
 
 use ground::{Case, Ground};
 use measuring::Plan;
-use peers::Peers;
 use report::Report;
 use sides::Who;
 
@@ -49,9 +47,6 @@ struct Options {
     /// What is measured.
     #[arg(long, value_enum, value_delimiter = ',')]
     cases: Vec<Case>,
-    /// A folder in which `tests/peer/package.json` is installed.
-    #[arg(long)]
-    peers: PathBuf,
     /// Where the figures go as JSON.
     #[arg(long)]
     json: Option<PathBuf>,
@@ -80,7 +75,7 @@ fn main() -> anyhow::Result<()> {
 async fn measure(options: Options) -> anyhow::Result<()> {
     cost::inherit_orphans()?;
     let round_trip = (options.delay > 0).then(|| Duration::from_millis(options.delay));
-    let ground = Ground::prepare(Peers::in_folder(&options.peers)?, round_trip).await?;
+    let ground = Ground::prepare(round_trip).await?;
     let mut sides = vec![Who::Ours, Who::Peer];
     sides.retain(|who| options.only.is_none_or(|only| only == *who));
     if sides.contains(&Who::Ours) {

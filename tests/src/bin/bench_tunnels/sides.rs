@@ -8,8 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, anyhow};
 use paperclip_bridge_tests::binary::Bridge;
 use paperclip_bridge_tests::measure::Family;
+use paperclip_bridge_tests::peer::gateway::path_with_node;
+use paperclip_bridge_tests::peer::{Release, install};
 use paperclip_bridge_tests::sshd::Access;
-use paperclip_bridge_tests::world::{CREDENTIAL, Place, RUN_ID, World, daemon};
+use paperclip_bridge_tests::world::{CREDENTIAL, Place, RUN_ID, daemon};
 use paperclip_bridge_tests::{Agent, processes};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -166,18 +168,14 @@ async fn peer(
     log: &Path,
 ) -> anyhow::Result<(Agent, Kind)> {
     let folder = ground.sandbox_folder(case.over_ssh())?;
-    let path = format!(
-        "{}:/usr/local/bin:/usr/bin:/bin",
-        ground.peers.node_folder()?.display()
-    );
+    let path = path_with_node(ground.peer);
     let wanted = json!({
-        "package": ground.peers.package(), "transport": case.tunnel().name(), "upstream": ground.upstream.url(),
+        "package": ground.peer.package(Release::R916), "transport": case.tunnel().name(), "upstream": ground.upstream.url(),
         "credential": CREDENTIAL, "runId": RUN_ID, "folder": folder, "path": path,
         "ssh": access.map(|access| login(&access, &folder)).transpose()?,
     });
-    let driver = World::workspace().join("tests/peer/host.mjs");
-    let mut child = Command::new(ground.peers.node()?)
-        .arg(driver)
+    let mut child = Command::new(ground.peer.node())
+        .arg(install::drivers().join("host.mjs"))
         .env_clear()
         .env("PATH", &path)
         .env("HOME", log)
