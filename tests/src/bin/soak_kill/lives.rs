@@ -76,7 +76,10 @@ impl Life {
 
     /// Starts the host's process, for the first time or after it was killed.
     pub(crate) async fn begin_again(&mut self, sshd: &Sshd, upstream: &Upstream) -> anyhow::Result<()> {
-        self.running = None;
+        if let Some(killed) = self.running.take() {
+            // As a supervisor does; until the process is gone, the state folder is its own.
+            drop(tokio::time::timeout(END_LIMIT, killed.finish()).await);
+        }
         let state = ["--state-dir".to_owned(), self.file("state").display().to_string()];
         let log = fs::File::options()
             .create(true)
