@@ -107,6 +107,7 @@ fn scenarios() -> Vec<(Way, Victim)> {
 
 async fn scenario(name: String, way: Way, victim: Victim, options: &Options) -> anyhow::Result<Line> {
     let sshd = Sshd::start();
+    let before = victims::in_temp_folder(&sshd);
     let upstream = Upstream::start().await;
     for method in ["GET", "POST"] {
         let slow = Script::json(200, r#"{"ok":true}"#).after(Duration::from_millis(120));
@@ -150,7 +151,7 @@ async fn scenario(name: String, way: Way, victim: Victim, options: &Options) -> 
     let seen = upstream.seen();
     violations.extend(tally.violations(&seen));
     violations.extend(life.end().await.err().map(|fault| format!("{fault:#}")));
-    let left = victims::left_in_sandbox(&sshd, EMPTY_LIMIT).await;
+    let left = victims::left_in_sandbox(&sshd, &before, EMPTY_LIMIT).await;
     violations.extend(
         left.into_iter()
             .map(|what| format!("left in the sandbox: {what}")),

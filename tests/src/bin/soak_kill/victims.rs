@@ -73,7 +73,9 @@ fn in_sandbox(sshd: &Sshd) -> Vec<Process> {
 }
 
 /// Whatever of a session is still in the sandbox when the time is over.
-pub(crate) async fn left_in_sandbox(sshd: &Sshd, limit: Duration) -> Vec<String> {
+///
+/// - `before`: what lay there at the start, left by another user whose number this one has.
+pub(crate) async fn left_in_sandbox(sshd: &Sshd, before: &[String], limit: Duration) -> Vec<String> {
     let started = Instant::now();
     loop {
         let mut left: Vec<String> = in_sandbox(sshd)
@@ -82,8 +84,12 @@ pub(crate) async fn left_in_sandbox(sshd: &Sshd, limit: Duration) -> Vec<String>
             .collect();
         if let Some(user) = sshd.made_user() {
             left.extend(folders(&user.home().join(".cache/paperclip-bridge")));
-            left.extend(owned_in(&std::env::temp_dir(), user.uid()));
         }
+        left.extend(
+            in_temp_folder(sshd)
+                .into_iter()
+                .filter(|path| !before.contains(path)),
+        );
         if left.is_empty() || started.elapsed() > limit {
             return left;
         }
@@ -98,6 +104,13 @@ fn folders(cache: &Path) -> Vec<String> {
         .filter(|name| !name.starts_with("gateway-"))
         .map(|name| format!("{}/{name}", cache.display()))
         .collect()
+}
+
+/// What the sandbox's user has in the machine's temporary folder.
+pub(crate) fn in_temp_folder(sshd: &Sshd) -> Vec<String> {
+    let user = sshd.made_user();
+    user.map(|user| owned_in(&std::env::temp_dir(), user.uid()))
+        .unwrap_or_default()
 }
 
 fn owned_in(folder: &Path, uid: u32) -> Vec<String> {
