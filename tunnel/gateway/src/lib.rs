@@ -1,3 +1,57 @@
 //! The gateway: listens on the sandbox's loopback and hands each call to the host.
 //!
-//! Here: all of it; `main.rs` only starts it. Not here: rules and credentials, which it never holds.
+//! Here: all of it; `main.rs` only starts it. Not here: rules and credentials, which it never holds. Read
+//! [`settings`], then [`listen`], then a carrier.
+
+pub mod settings;
+pub mod token;
+pub mod caller;
+pub mod headers;
+pub mod answers;
+pub mod listen;
+mod http2;
+pub mod queue;
+mod url;
+pub mod node;
+mod diagnostics;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use tokio::net::TcpListener;
+
+pub use diagnostics::say;
+use settings::{Environment, Mode, Settings};
+
+/// Runs a gateway to its end.
+#[must_use]
+pub fn run(environment: &Environment) -> ExitCode {
+    let carried = Settings::read(environment).and_then(|settings| {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_io()
+            .enable_time()
+            .build()
+            .map_err(|error| format!("cannot start: {error}"))?;
+        let ended = runtime.block_on(serve(Arc::new(settings)));
+        // A thread that waits for a terminal's next line must not hold up the end.
+        runtime.shutdown_background();
+        ended
+    });
+    match carried {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(text) => {
+            say(text);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn serve(settings: Arc<Settings>) -> Result<(), String> {
+    let listener = TcpListener::bind(settings.address)
+        .await
+        .map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
+    match settings.mode {
+        Mode::Http2 => http2::serve(listener, settings).await,
+        Mode::Queue => queue::serve(listener, settings).await,
+    }
+}

@@ -2,4 +2,9 @@
 //!
 //! Here: names, formats and bounds that both ends must read alike. Not here: sockets, processes, rules.
 
+pub mod names;
+pub mod limits;
 pub mod http1;
+pub mod ready;
+pub mod encoding;
+pub mod envelope;
