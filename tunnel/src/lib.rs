@@ -4,6 +4,9 @@
 //! whole messages and knows nothing of what they say. Read [`tunnel`] first, then one kind.
 
 pub mod tunnel;
+mod listeners;
+pub mod launch;
+pub mod http2;
 pub mod local;
 pub mod ssh_reverse;
 

@@ -18,8 +18,9 @@ use runners::ssh::{Backoff, Connection, Forward, ForwardError, SshHost};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::listeners::Exposure;
 use crate::{AgentStream, Callbacks, Listening, Status, StatusReporter, Tunnel, TunnelEnd};
-use check::{Exposure, Finding};
+use check::Finding;
 
 /// Connections of one session served at a time; further ones wait in the listener's queue, and beyond it are refused.
 const STREAM_LIMIT: usize = 512;
