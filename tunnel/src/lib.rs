@@ -9,6 +9,7 @@ pub mod launch;
 pub mod http2;
 pub mod local;
 pub mod ssh_reverse;
+pub mod queue;
 
 pub use tunnel::{
     AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody, Status,

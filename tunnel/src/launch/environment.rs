@@ -39,6 +39,11 @@ impl GatewayToken {
     pub fn from_digest(sha256: [u8; 32]) -> Self {
         Self { text: None, sha256 }
     }
+
+    /// Its SHA-256.
+    pub(crate) fn sha256(&self) -> &[u8; 32] {
+        &self.sha256
+    }
 }
 
 /// What a gateway with a file queue is told besides its token.

@@ -53,7 +53,7 @@ impl Installed {
     }
 
     /// Where a session's gateway is recorded.
-    pub(super) fn record(&self, name: &SessionName) -> String {
+    pub(crate) fn record(&self, name: &SessionName) -> String {
         format!("{}/run-{}", self.folder, name.as_str())
     }
 }

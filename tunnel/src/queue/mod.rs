@@ -1,0 +1,144 @@
+//! The tunnel `queue_v1`: callbacks as files, for targets where nothing but commands can be run.
+//!
+//! Here: [`Queue`], which starts a gateway on the target and serves its directory, and [`HostedQueue`], which serves a
+//! directory on this machine for a gateway that somebody else started. [`channel`] is how the host reaches a directory
+//! (`pump`, `batch`, `directory`), `worker` what it does with requests. Not here: HTTP and rules; the wire is
+//! `wire::envelope`.
+
+pub mod channel;
+pub mod listing;
+pub mod journal;
+pub mod pump;
+pub mod batch;
+pub mod directory;
+mod stamp;
+mod desk;
+mod worker;
+mod gateway;
+mod serve;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::BoxFuture;
+use tokio_util::sync::CancellationToken;
+
+use crate::launch::{GatewayToken, Launcher, SessionName};
+use crate::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
+
+pub use desk::Bodies;
+pub use journal::{Journal, JournalFault};
+
+/// What a queue needs to know, whoever started its gateway.
+#[derive(Clone, Debug)]
+pub struct QueueOptions {
+    /// Names the queue's directory, the gateway's record and the entries in the journal.
+    pub session: SessionName,
+    /// What the gateway checks callers against.
+    pub token: GatewayToken,
+    /// Where unsafe callbacks are written down before they are sent.
+    pub journal: Journal,
+    /// Largest body in bytes, either way.
+    pub max_body: usize,
+    /// How long the gateway waits for an answer; the same for us.
+    pub response_timeout: Duration,
+    /// How often the gateway looks for an answer.
+    pub poll: Duration,
+    /// Requests that may wait in the directory.
+    pub depth: usize,
+    /// How long our gateway stays without a sign of life from us.
+    pub linger: Duration,
+    /// How bodies stand in responses.
+    pub bodies: Bodies,
+    /// No duplex even where the runner has one.
+    pub batch_only: bool,
+    /// Counts what is run on the target.
+    pub executions: Arc<AtomicU64>,
+}
+
+impl QueueOptions {
+    /// The defaults: 30 s for an answer, 64 requests, ten minutes of lingering, a journal in memory.
+    #[must_use]
+    pub fn new(session: SessionName, token: GatewayToken, max_body: usize) -> Self {
+        Self {
+            session,
+            token,
+            journal: Journal::in_memory(),
+            max_body,
+            response_timeout: Duration::from_secs(30),
+            poll: Duration::from_millis(50),
+            depth: 64,
+            linger: Duration::from_secs(600),
+            bodies: Bodies::default(),
+            batch_only: false,
+            executions: Arc::default(),
+        }
+    }
+}
+
+/// Starts a gateway on the target, or finds the one of an earlier host of this session, and serves its queue.
+#[derive(Debug)]
+pub struct Queue {
+    launcher: Launcher,
+    options: QueueOptions,
+}
+
+impl Queue {
+    /// Nothing is done on the target yet.
+    #[must_use]
+    pub fn new(launcher: Launcher, options: QueueOptions) -> Self {
+        Self { launcher, options }
+    }
+}
+
+impl Tunnel for Queue {
+    fn serve(
+        self: Box<Self>,
+        callbacks: Arc<dyn Callbacks>,
+        status: StatusReporter,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, TunnelEnd> {
+        serve::on_target(self.launcher, self.options, callbacks, status, stop).boxed()
+    }
+
+    fn name(&self) -> &'static str {
+        "queue_v1"
+    }
+}
+
+/// Serves a queue directory of this machine for a gateway that somebody else started and ends.
+#[derive(Debug)]
+pub struct HostedQueue {
+    directory: PathBuf,
+    options: QueueOptions,
+}
+
+impl HostedQueue {
+    /// For the queue at `directory`, made where it is missing. Of the options the token, the poll, the depth and the
+    /// lingering are the gateway's business.
+    #[must_use]
+    pub fn new(directory: impl Into<PathBuf>, options: QueueOptions) -> Self {
+        Self {
+            directory: directory.into(),
+            options,
+        }
+    }
+}
+
+impl Tunnel for HostedQueue {
+    fn serve(
+        self: Box<Self>,
+        callbacks: Arc<dyn Callbacks>,
+        status: StatusReporter,
+        stop: CancellationToken,
+    ) -> BoxFuture<'static, TunnelEnd> {
+        serve::in_directory(self.directory, self.options, callbacks, status, stop).boxed()
+    }
+
+    fn name(&self) -> &'static str {
+        "queue_v1"
+    }
+}
