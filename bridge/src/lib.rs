@@ -7,6 +7,7 @@ pub mod app;
 mod callback;
 pub mod session;
 pub mod upstream;
+pub mod gateway;
 pub mod secrets;
 pub mod telemetry;
 pub mod config;

@@ -4,6 +4,7 @@
 //! whole messages and knows nothing of what they say. Read [`tunnel`] first, then one kind.
 
 pub mod tunnel;
+pub mod ladder;
 mod listeners;
 pub mod launch;
 pub mod http2;

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -148,6 +149,8 @@ pub enum Status {
 #[derive(Clone, Debug)]
 pub struct StatusReporter {
     sender: watch::Sender<Status>,
+    /// A watch keeps the latest only, so that a short moment of it could be missed there.
+    was_ready: Arc<AtomicBool>,
 }
 
 impl StatusReporter {
@@ -155,13 +158,26 @@ impl StatusReporter {
     #[must_use]
     pub fn new() -> (Self, watch::Receiver<Status>) {
         let (sender, receiver) = watch::channel(Status::Starting);
-        (Self { sender }, receiver)
+        let reporter = Self {
+            sender,
+            was_ready: Arc::default(),
+        };
+        (reporter, receiver)
     }
 
     /// Says what is so now.
     pub fn set(&self, status: Status) {
         tracing::debug!(?status, "tunnel status");
+        if matches!(status, Status::Ready { .. }) {
+            self.was_ready.store(true, Ordering::Release);
+        }
         self.sender.send_replace(status);
+    }
+
+    /// Whether it has ever been [`Status::Ready`], by this reporter or a clone of it.
+    #[must_use]
+    pub fn was_ready(&self) -> bool {
+        self.was_ready.load(Ordering::Acquire)
     }
 }
 

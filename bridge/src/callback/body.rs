@@ -1,6 +1,6 @@
 //! Bodies on their way to the upstream.
 //!
-//! Here: what the caller sends ([`CallerBody`]), which never vanishes unread without being drained, and what hyper's
+//! Here: what the caller sends ([`CallerBody`], from a byte stream or a message), which never vanishes unread without being drained, and what hyper's
 //! client sends on ([`UpstreamBody`]), which can be stopped when the upstream answers early. Not here: answers.
 
 use std::pin::Pin;
@@ -11,9 +11,9 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, header};
 use http_body::{Body, Frame, SizeHint};
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio_util::task::TaskTracker;
+use tunnel::{BodyError, MessageBody};
 
 use super::accept::{Fault, LINGER_BYTES, LINGER_TIME, Notes};
 use crate::session::budget::Reservation;
@@ -23,11 +23,22 @@ use crate::session::budget::Reservation;
 /// Dropped before its end, the rest is read and thrown away for a while, so that the caller gets to see its answer.
 #[derive(Debug)]
 pub(crate) struct CallerBody {
-    incoming: Option<Incoming>,
-    /// The caller waits for `100 Continue`: an unread body will not come at all.
-    awaits_continue: bool,
-    notes: Arc<Notes>,
+    source: Option<Source>,
     tasks: TaskTracker,
+}
+
+/// Where the bytes come from.
+#[derive(Debug)]
+enum Source {
+    /// A byte stream, behind the gate.
+    Stream {
+        incoming: Incoming,
+        /// The caller waits for `100 Continue`: an unread body will not come at all.
+        awaits_continue: bool,
+        notes: Arc<Notes>,
+    },
+    /// A message. The lock is never contended: it lends a body that only one task can have to types that are shared.
+    Message(Mutex<MessageBody>),
 }
 
 /// Why a body could not be held whole.
@@ -41,34 +52,102 @@ pub(crate) enum HoldError {
     Broken,
 }
 
+impl Source {
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Stream { incoming, .. } => incoming.size_hint(),
+            Self::Message(body) => {
+                let body = body.lock().unwrap_or_else(PoisonError::into_inner);
+                if body.is_end_stream() {
+                    SizeHint::with_exact(0)
+                } else {
+                    body.size_hint()
+                }
+            }
+        }
+    }
+
+    /// Whether reading on is of no use: nothing is left, or nothing will come.
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Stream {
+                incoming,
+                awaits_continue,
+                ..
+            } => *awaits_continue || incoming.is_end_stream(),
+            Self::Message(body) => body
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .is_end_stream(),
+        }
+    }
+
+    fn poll_frame(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        match self {
+            Self::Stream {
+                incoming,
+                awaits_continue,
+                ..
+            } => {
+                *awaits_continue = false;
+                Pin::new(incoming).poll_frame(cx).map_err(BodyError::from)
+            }
+            Self::Message(body) => {
+                Pin::new(body.get_mut().unwrap_or_else(PoisonError::into_inner)).poll_frame(cx)
+            }
+        }
+    }
+
+    async fn frame(&mut self) -> Option<Result<Frame<Bytes>, BodyError>> {
+        std::future::poll_fn(|cx| self.poll_frame(cx)).await
+    }
+
+    /// Why it broke, where the gate broke it.
+    fn fault(&self) -> Option<Fault> {
+        match self {
+            Self::Stream { notes, .. } => notes.body_fault(),
+            Self::Message(_) => None,
+        }
+    }
+}
+
 impl CallerBody {
-    pub(crate) fn new(
+    /// The body of a request on a byte stream.
+    pub(crate) fn stream(
         incoming: Incoming,
         headers: &HeaderMap,
         notes: Arc<Notes>,
         tasks: TaskTracker,
     ) -> Self {
         Self {
-            incoming: Some(incoming),
-            awaits_continue: headers.contains_key(header::EXPECT),
-            notes,
+            source: Some(Source::Stream {
+                incoming,
+                awaits_continue: headers.contains_key(header::EXPECT),
+                notes,
+            }),
+            tasks,
+        }
+    }
+
+    /// The body of a message.
+    pub(crate) fn message(body: MessageBody, tasks: TaskTracker) -> Self {
+        Self {
+            source: Some(Source::Message(Mutex::new(body))),
             tasks,
         }
     }
 
     /// Its length in bytes, where it was declared; 0 where there is none.
     pub(crate) fn declared_length(&self) -> Option<u64> {
-        self.incoming
+        self.source
             .as_ref()
-            .map_or(Some(0), |incoming| incoming.size_hint().exact())
+            .map_or(Some(0), |source| source.size_hint().exact())
     }
 
     /// Moves the body out; what is left behind is empty.
     pub(crate) fn take(&mut self) -> Self {
         Self {
-            incoming: self.incoming.take(),
-            awaits_continue: self.awaits_continue,
-            notes: Arc::clone(&self.notes),
+            source: self.source.take(),
             tasks: self.tasks.clone(),
         }
     }
@@ -76,11 +155,10 @@ impl CallerBody {
     /// Reads it to its end, against `limit_bytes` and the budget. Trailers are dropped.
     pub(crate) async fn hold(mut self, limit_bytes: u64, held: &mut Reservation) -> Result<Bytes, HoldError> {
         let mut whole = BytesMut::new();
-        self.awaits_continue = false;
-        while let Some(incoming) = self.incoming.as_mut() {
-            match incoming.frame().await {
+        while let Some(source) = self.source.as_mut() {
+            match source.frame().await {
                 None => {
-                    self.incoming = None;
+                    self.source = None;
                 }
                 Some(Ok(frame)) => {
                     let Ok(data) = frame.into_data() else { continue };
@@ -94,30 +172,27 @@ impl CallerBody {
                     whole.extend_from_slice(&data);
                 }
                 Some(Err(_)) => {
-                    self.incoming = None;
-                    return Err(self
-                        .notes
-                        .body_fault()
-                        .map_or(HoldError::Broken, HoldError::Fault));
+                    let fault = source.fault();
+                    self.source = None;
+                    return Err(fault.map_or(HoldError::Broken, HoldError::Fault));
                 }
             }
         }
         Ok(whole.freeze())
     }
 
-    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, hyper::Error>>> {
-        self.awaits_continue = false;
+    fn poll_data(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         loop {
-            let Some(incoming) = self.incoming.as_mut() else {
+            let Some(source) = self.source.as_mut() else {
                 return Poll::Ready(None);
             };
-            match ready!(Pin::new(incoming).poll_frame(cx)) {
+            match ready!(source.poll_frame(cx)) {
                 None => {
-                    self.incoming = None;
+                    self.source = None;
                     return Poll::Ready(None);
                 }
                 Some(Err(error)) => {
-                    self.incoming = None;
+                    self.source = None;
                     return Poll::Ready(Some(Err(error)));
                 }
                 Some(Ok(frame)) => {
@@ -132,17 +207,16 @@ impl CallerBody {
 
 impl Drop for CallerBody {
     fn drop(&mut self) {
-        let Some(mut incoming) = self.incoming.take() else {
+        let Some(mut source) = self.source.take() else {
             return;
         };
-        if incoming.is_end_stream() || self.awaits_continue || tokio::runtime::Handle::try_current().is_err()
-        {
+        if source.is_over() || tokio::runtime::Handle::try_current().is_err() {
             return;
         }
         self.tasks.spawn(async move {
             let mut room = LINGER_BYTES;
             let rest = async {
-                while let Some(Ok(frame)) = incoming.frame().await {
+                while let Some(Ok(frame)) = source.frame().await {
                     let length = frame.data_ref().map_or(0, |data| data.len() as u64);
                     match room.checked_sub(length) {
                         Some(left) => room = left,
@@ -150,7 +224,7 @@ impl Drop for CallerBody {
                     }
                 }
             };
-            // Whatever is left after that, hyper closes the connection on.
+            // Whatever is left after that, the connection is closed on, or the stream reset.
             let _in_time = tokio::time::timeout(LINGER_TIME, rest).await;
         });
     }
@@ -237,7 +311,7 @@ impl UploadControl {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum UploadError {
     #[error("the caller's body broke")]
-    Caller(#[source] hyper::Error),
+    Caller(#[source] BodyError),
     #[error("the caller's body is shorter or longer than declared")]
     Length,
     #[error("the upstream answered before the upload was through")]

@@ -1,4 +1,4 @@
-//! The path of one callback, from a byte stream to its answer.
+//! The path of one callback, from a byte stream or a message to its answer.
 //!
 //! Reading order is folder order: accept (gate and hyper) → authenticate → read → decide → throttle → forward →
 //! answer, and record around them all. Each step eats the previous one's result, so that none can be skipped.
@@ -33,7 +33,16 @@ pub(crate) async fn serve(arrived: Arrived) -> Response<AnswerBody> {
     let request_id = arrived.request_id;
     let head_only = arrived.method == Method::HEAD;
     let mut record = Record::begin(&arrived);
-    let mut response = match steps(arrived, &mut record).await {
+    let cut = arrived.outlives_cut.then(|| arrived.session.cut.clone());
+    let safe = forward::is_safe(&arrived.method);
+    let answered = match cut {
+        None => steps(arrived, &mut record).await,
+        Some(cut) => tokio::select! {
+            answered = steps(arrived, &mut record) => answered,
+            () = cut.cancelled() => Err(cut_off(safe)),
+        },
+    };
+    let mut response = match answered {
         Ok(response) => response,
         Err(refusal) => {
             record.refused(&refusal);
@@ -45,6 +54,18 @@ pub(crate) async fn serve(arrived: Arrived) -> Response<AnswerBody> {
         response.headers_mut().insert(answer::REQUEST_ID, id);
     }
     record.answered(response)
+}
+
+/// What is told to a caller whose session is cut in the middle of its callback.
+fn cut_off(safe: bool) -> Refusal {
+    if safe {
+        Refusal::Unavailable {
+            why: "the session has ended",
+        }
+    } else {
+        // It may have been sent already; the cautious answer is true in either case.
+        Refusal::Indeterminate("the session ended before the answer came")
+    }
 }
 
 async fn steps(arrived: Arrived, record: &mut Record) -> Result<Response<AnswerBody>, Refusal> {

@@ -42,25 +42,17 @@ pub(crate) struct CallbackRequest {
 
 pub(crate) fn canonical(caller: Caller, record: &mut Record) -> Result<Asked, Refusal> {
     let arrived = caller.arrived;
-    let parts = arrived.head;
-    if let Some(fault) = arrived.note.target_fault {
-        return Err(Refusal::PathNotCanonical(fault));
-    }
-    let target = parts
-        .uri
-        .into_parts()
-        .path_and_query
-        .ok_or(Refusal::PathNotCanonical(policy::TargetFault::Empty))?;
-    // The gate has looked at the raw bytes; this holds whatever other way a request came in by.
+    let target = arrived.target.map_err(Refusal::PathNotCanonical)?;
+    // The raw bytes have been looked at; this holds whatever way a request came in by.
     Target::parse(target.as_str().as_bytes()).map_err(Refusal::PathNotCanonical)?;
     record.asks(target.path());
     let request = CallbackRequest {
         session: arrived.session,
         request_id: arrived.request_id,
         method: arrived.method,
-        idempotency_key: idempotency_key(&parts.headers)?,
+        idempotency_key: idempotency_key(&arrived.headers)?,
         target,
-        headers: parts.headers,
+        headers: arrived.headers,
         body: arrived.body,
     };
     let path = request.target.path();

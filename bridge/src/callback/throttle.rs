@@ -96,6 +96,6 @@ fn refused(error: HoldError, limit_bytes: u64) -> Refusal {
             why: "no room for this body now",
         },
         HoldError::Fault(fault) => Refusal::Framing(fault),
-        HoldError::Broken => Refusal::Malformed("the body ended before its last chunk"),
+        HoldError::Broken => Refusal::Malformed("the body broke off before its end"),
     }
 }

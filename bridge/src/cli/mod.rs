@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use crate::app::App;
-use crate::{config, demo, telemetry};
+use crate::{config, demo, gateway, telemetry};
 
 mod run;
 mod open;
@@ -200,7 +200,9 @@ fn version(json: bool) -> Result<Exit, Failure> {
     let (name, version) = ("paperclip-bridge", env!("CARGO_PKG_VERSION"));
     if json {
         let packs: Vec<_> = policy::Pack::all().iter().map(policy::Pack::name).collect();
-        print_json(&json!({ "name": name, "version": version, "packs": packs }))?;
+        print_json(
+            &json!({ "name": name, "version": version, "packs": packs, "gateway": gateway::described() }),
+        )?;
     } else {
         print(&format!("{name} {version}\n"))?;
     }

@@ -1,21 +1,23 @@
 //! Step 1, accept: a byte stream becomes requests, answered in order.
 //!
-//! Here: hyper's HTTP/1 server over the gate, one per stream an agent opened. Not here: what a request may do; each is handed to [`super::serve`] with the gate's
-//! note of it. Next: `authenticate.rs`.
+//! Here: hyper's HTTP/1 server over the gate, one per stream an agent opened; `message.rs` is the same step for what a
+//! gateway has taken apart. Not here: what a request may do; each is handed to [`super::serve`] as [`Arrived`]. Next:
+//! `authenticate.rs`.
 
 mod message;
 
 use std::convert::Infallible;
 use std::sync::Arc;
 
-use http::request::Parts;
-use http::{Method, Request, Response};
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, Method, Request, Response};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use policy::{HostPins, Target, TargetFault};
-use tunnel::{AgentStream, Listening};
+use tunnel::{AgentStream, CallerProof, Listening};
 use uuid::Uuid;
 
 pub(crate) use message::message;
@@ -26,8 +28,6 @@ use super::answer::AnswerBody;
 use super::body::CallerBody;
 use crate::session::Session;
 
-/// What the gate notes of one head.
-pub(crate) type Note = tunnel::wire::http1::Note<TargetFault>;
 /// The notes of one connection.
 pub(crate) type Notes = tunnel::wire::http1::Notes<TargetFault>;
 
@@ -46,7 +46,7 @@ impl TargetJudge for Canonical {
     }
 }
 
-/// One callback as it came in: nothing of it has been looked at but its framing.
+/// One callback as it came in: nothing of it has been judged but its framing and the form of its target.
 #[derive(Debug)]
 pub(crate) struct Arrived {
     pub(crate) request_id: Uuid,
@@ -54,17 +54,38 @@ pub(crate) struct Arrived {
     pub(crate) pins: HostPins,
     /// What the caller wrote, also where hyper was shown something else.
     pub(crate) method: Method,
-    pub(crate) note: Note,
-    pub(crate) head: Parts,
+    /// Why the head cannot be acted on at all; the rest then means nothing.
+    pub(crate) fault: Option<Fault>,
+    pub(crate) host: NamedHost,
+    pub(crate) proof: CallerProof,
+    pub(crate) target: Result<PathAndQuery, TargetFault>,
+    pub(crate) headers: HeaderMap,
     pub(crate) body: CallerBody,
+    /// Whether there is somebody to answer once the session is cut; a stream is closed then.
+    pub(crate) outlives_cut: bool,
+}
+
+/// Where the `Host` of a callback stands.
+#[derive(Debug)]
+pub(crate) enum NamedHost {
+    /// Among the headers, as it does in HTTP/1.
+    InHeaders,
+    /// Beside the headers.
+    Told(Bytes),
+    /// The gateway does not tell it.
+    NotTold,
+}
+
+fn pins(listening: &Listening) -> HostPins {
+    match listening {
+        Listening::Tcp { port } => HostPins::tcp(*port),
+        Listening::Unix { .. } => HostPins::unix(),
+    }
 }
 
 /// Serves one stream of an agent to its end, or until the session is cut.
 pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
-    let pins = match &stream.listening {
-        Listening::Tcp { port } => HostPins::tcp(*port),
-        Listening::Unix { .. } => HostPins::unix(),
-    };
+    let pins = pins(&stream.listening);
     let notes = Arc::new(Notes::default());
     let limits = HeadLimits {
         max_head: session.limits.max_head,
@@ -77,15 +98,23 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
     let service = service_fn(move |request: Request<Incoming>| {
         let mut note = notes.next();
         let (head, incoming) = request.into_parts();
-        let body = CallerBody::new(incoming, &head.headers, Arc::clone(&notes), served.tasks.clone());
+        let body = CallerBody::stream(incoming, &head.headers, Arc::clone(&notes), served.tasks.clone());
+        let target = match note.target_fault {
+            Some(fault) => Err(fault),
+            None => head.uri.into_parts().path_and_query.ok_or(TargetFault::Empty),
+        };
         let arrived = Arrived {
             request_id: Uuid::now_v7(),
             session: Arc::clone(&served),
             pins,
-            method: note.method.take().unwrap_or_else(|| head.method.clone()),
-            note,
-            head,
+            method: note.method.take().unwrap_or(head.method),
+            fault: note.fault,
+            host: NamedHost::InHeaders,
+            proof: CallerProof::Token,
+            target,
+            headers: head.headers,
             body,
+            outlives_cut: false,
         };
         // Boxed: the future is large, and hyper keeps it in line with everything else of the connection.
         Box::pin(async move { Ok::<Response<AnswerBody>, Infallible>(super::serve(arrived).await) })

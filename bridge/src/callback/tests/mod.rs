@@ -1,5 +1,8 @@
 //! The whole path in memory: an agent's bytes in, a scripted upstream on loopback behind.
 
+mod message;
+mod ways;
+
 use std::future::Future;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
