@@ -44,6 +44,11 @@ impl Asked {
             .collect()
     }
 
+    /// The value of a pseudo-header. Where one stands twice, the first is the request's, for policy and upstream alike.
+    pub(super) fn pseudo(&self, name: &str) -> Option<&[u8]> {
+        self.values(name).first().copied()
+    }
+
     /// The value of a field that stands there once.
     pub(super) fn only(&self, name: &str) -> Option<&[u8]> {
         match self.values(name).as_slice() {

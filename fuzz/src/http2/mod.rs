@@ -91,7 +91,7 @@ fn said(asked: &Asked, heard: &Heard, is_script: bool) -> bool {
             .map(|at| left.swap_remove(at))
             .is_some()
     });
-    asked.only(":method") == Some(heard.method.as_bytes())
+    asked.pseudo(":method") == Some(heard.method.as_bytes())
         && target == heard.target
         && host == heard.host.as_deref().map(<[u8]>::to_vec)
         && headers
@@ -109,14 +109,19 @@ fn may_be(asked: &Asked, seen: &Seen, is_script: bool) -> bool {
     };
     asked.only("authorization").is_some_and(is_token)
         && host.is_none_or(|host| is_host(&host))
-        && asked.only(":method") == Some(seen.method.as_bytes())
+        && asked.pseudo(":method") == Some(seen.method.as_bytes())
         && target == seen.target.as_bytes()
         && body
 }
 
 /// Target and, under our own gateway, `Host` of a request in a form that a gateway may use.
 fn addressed(asked: &Asked, is_script: bool) -> Option<(Vec<u8>, Option<Vec<u8>>)> {
-    let path = asked.only(":path").or_else(|| asked.only(":authority"))?;
+    let path = match asked.pseudo(":path") {
+        Some(path) => path,
+        // Without a path it is the root, or the authority where that is all there is.
+        None if asked.pseudo(":scheme").is_some() => b"/",
+        None => asked.pseudo(":authority")?,
+    };
     // Hyper ends a target at its fragment; policy and upstream see the same rest.
     let path = path.split(|byte| *byte == b'#').next()?.to_vec();
     if is_script {
@@ -126,7 +131,7 @@ fn addressed(asked: &Asked, is_script: bool) -> Option<(Vec<u8>, Option<Vec<u8>>
     let target = decoded("x-pcbridge-target")
         .filter(|_| path == b"/")
         .unwrap_or(path);
-    let authority = asked.only(":authority")?.to_vec();
+    let authority = asked.pseudo(":authority")?.to_vec();
     let host = decoded("x-pcbridge-host").filter(|_| authority == b"gateway.invalid");
     Some((target, Some(host.unwrap_or(authority))))
 }
