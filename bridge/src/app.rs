@@ -9,32 +9,29 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use policy::{Limits, RateLimit, Rules, Token};
+use policy::{Limits, RateLimit, Rules, Token, TokenDigest};
 use runners::CommandManagedRuntimeRunner;
-use runners::local::{BaseEnvironment, LocalRunner};
-use runners::ssh::{SshHost, SshPool, SshRunner};
+use runners::ssh::{SshHost, SshPool};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
+use tunnel::ladder::{Attempt, LadderReport};
 use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
 use uuid::Uuid;
 
-use crate::config::environment;
+use crate::placing;
 use crate::secrets::Secret;
 use crate::session::budget::Budget;
-use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, target};
+use crate::session::state::{SessionRecord, StateFolder};
+use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
 use crate::upstream::{Upstream, UpstreamSettings};
 
-/// From the first attempt to connect until an agent can call, at most.
-const OPENING: Duration = Duration::from_secs(60);
+/// From the first attempt to connect until an agent can call, at most; the ladder has a limit for each rung.
+const OPENING: Duration = Duration::from_secs(160);
 /// Callbacks under way get so long to end when a session is closed.
 const DRAINING: Duration = Duration::from_secs(5);
 /// The tunnel gets so long to take its listener down; it promises five seconds.
 const TAKING_DOWN: Duration = Duration::from_secs(6);
-/// Beyond the largest body and head, what an agent may have sent before anybody reads it.
-const STREAM_SLACK_BYTES: usize = 256 * 1024;
-
 /// Where the agent runs, as parsed from the operator's words.
 #[derive(Clone, Debug)]
 pub enum TargetSpec {
@@ -71,8 +68,24 @@ pub enum TunnelChoice {
     Auto,
     /// Only `ssh-reverse`.
     SshReverse,
+    /// Only `http2_v1`.
+    Http2,
+    /// Only `queue_v1`.
+    Queue,
     /// Only `local`.
     Local,
+}
+
+/// Which program listens in the sandbox, for the tunnels that need one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum GatewayChoice {
+    /// The one that this daemon carries.
+    #[default]
+    Builtin,
+    /// A program in its place; a file on this machine.
+    Binary(PathBuf),
+    /// The peer's script, run by the target's own Node; a file on this machine.
+    Script(PathBuf),
 }
 
 /// What a session shall be.
@@ -94,6 +107,14 @@ pub struct SessionRequest {
     pub rate: Option<RateLimit>,
     /// Which tunnel.
     pub tunnel: TunnelChoice,
+    /// Which gateway, where the tunnel needs one.
+    pub gateway: GatewayChoice,
+    /// Callbacks of one `http2_v1` channel at the same time; `None` is what the gateway is known to bear.
+    pub streams: Option<u32>,
+    /// Where this session is written down for a successor of this process.
+    pub state_dir: Option<PathBuf>,
+    /// A session that a predecessor left may be gone on with; its token is known to its agent only.
+    pub resume: bool,
     /// Listen on a unix socket of this path on the target instead of a port.
     pub unix_socket: Option<PathBuf>,
     /// Go on although the listener is not on loopback.
@@ -109,10 +130,12 @@ pub struct OpenSession {
     pub id: Uuid,
     /// What the agent calls, such as `http://127.0.0.1:40123`, or `unix:PATH`.
     pub url: String,
-    /// The agent's throw-away token; printed once.
-    pub token: Token,
+    /// The agent's throw-away token; printed once. `None` where a predecessor of this process gave it out.
+    pub token: Option<Token>,
     /// The tunnel that was taken, such as `ssh-reverse`.
     pub tunnel: &'static str,
+    /// The better tunnels that were tried before, and why they were not taken.
+    pub ladder: Vec<Attempt>,
     /// The run id that was taken.
     pub run_id: String,
     /// Runs commands on the target.
@@ -121,6 +144,7 @@ pub struct OpenSession {
     pub status: watch::Receiver<Status>,
     session: Arc<Session>,
     host: Option<Arc<SshHost>>,
+    state: Option<StateFolder>,
     serving: Serving,
 }
 
@@ -138,16 +162,21 @@ impl Drop for Serving {
 }
 
 impl OpenSession {
-    /// What the agent's process is given: the four `PAPERCLIP_*` variables. `PAPERCLIP_API_KEY` is the token.
+    /// What the agent's process is given: the four `PAPERCLIP_*` variables. `PAPERCLIP_API_KEY` is the token, and left
+    /// out where only the agent knows it.
     #[must_use]
     pub fn environment(&self) -> BTreeMap<String, String> {
+        let key = self
+            .token
+            .as_ref()
+            .map(|token| ("PAPERCLIP_API_KEY", token.expose()));
         [
             ("PAPERCLIP_API_URL", self.url.as_str()),
-            ("PAPERCLIP_API_KEY", self.token.expose()),
             ("PAPERCLIP_RUN_ID", self.run_id.as_str()),
             ("PAPERCLIP_API_BRIDGE_MODE", self.tunnel),
         ]
         .into_iter()
+        .chain(key)
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
     }
@@ -181,6 +210,9 @@ impl OpenSession {
             Err(_) => {
                 return Err("the tunnel did not end in time; its listener may still be there".to_owned());
             }
+        }
+        if let Some(state) = &self.state {
+            state.forget().map_err(|error| error.to_string())?;
         }
         if open > 0 {
             return Err(format!(
@@ -227,11 +259,78 @@ impl Default for App {
     }
 }
 
-/// What one target needs, before anything is connected.
-struct Placed {
-    runner: Arc<dyn CommandManagedRuntimeRunner>,
-    tunnel: Box<dyn Tunnel>,
-    host: Option<Arc<SshHost>>,
+/// Who the session is, on the target and to its agent.
+pub(crate) struct Identity {
+    /// Its name, here and on the target.
+    pub(crate) session: Uuid,
+    /// `None` where a predecessor gave it out: only its digest was kept.
+    pub(crate) token: Option<Token>,
+    pub(crate) digest: TokenDigest,
+    /// What a predecessor left on the target, if it ended without order.
+    pub(crate) predecessor: Option<SessionRecord>,
+}
+
+impl Identity {
+    /// A new one, or that of the predecessor where its gateway may still be standing on the same target.
+    fn choose(
+        request: &SessionRequest,
+        state: Option<&StateFolder>,
+        target: &str,
+    ) -> Result<Self, OpenError> {
+        let recorded = match state {
+            Some(state) => state
+                .predecessor()
+                .map_err(|error| OpenError::Configuration(error.to_string()))?,
+            None => None,
+        };
+        let predecessor = recorded.filter(|record| {
+            let same = record.target == target;
+            if !same {
+                tracing::warn!(
+                    target = record.target,
+                    session = %record.session,
+                    "the state folder speaks of another target; what was left there ends by itself"
+                );
+            }
+            same
+        });
+        let resumed = predecessor
+            .as_ref()
+            .filter(|record| request.resume && record.tunnel == placing::QUEUE)
+            .filter(|_| matches!(request.tunnel, TunnelChoice::Auto | TunnelChoice::Queue))
+            .and_then(|record| Some((record.session, record.digest()?)));
+        if let Some((session, digest)) = resumed {
+            return Ok(Self {
+                session,
+                token: None,
+                digest: TokenDigest::from_bytes(digest),
+                predecessor,
+            });
+        }
+        let mut random = [0_u8; 24];
+        getrandom::fill(&mut random)
+            .map_err(|error| OpenError::Configuration(format!("no randomness for a token: {error}")))?;
+        let token = Token::from_random(random);
+        Ok(Self {
+            session: Uuid::now_v7(),
+            digest: token.digest(),
+            token: Some(token),
+            predecessor,
+        })
+    }
+
+    /// The run's id: that of the predecessor where its session goes on, because its agent has it.
+    fn run_id<'a>(&'a self, asked: &'a str) -> &'a str {
+        self.predecessor
+            .as_ref()
+            .filter(|_| self.resumes())
+            .map_or(asked, |record| record.run_id.as_str())
+    }
+
+    /// Whether a predecessor's session goes on.
+    pub(crate) fn resumes(&self) -> bool {
+        self.token.is_none()
+    }
 }
 
 impl App {
@@ -246,100 +345,71 @@ impl App {
     /// Dropping the future cuts what it had begun.
     pub async fn open(&self, request: SessionRequest) -> Result<OpenSession, OpenError> {
         let configuration = |error: &dyn std::fmt::Display| OpenError::Configuration(error.to_string());
-        let run_id = HeaderValue::from_str(&request.run_id)
-            .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
         let upstream =
             Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
-        let placed = self.place(&request)?;
-        let name = placed.tunnel.name();
-        let mut random = [0_u8; 24];
-        getrandom::fill(&mut random)
-            .map_err(|error| OpenError::Configuration(format!("no randomness for a token: {error}")))?;
-        let token = Token::from_random(random);
-        let session = Session::new(SessionParts {
-            run_id,
-            tunnel: name,
-            rules: request.rules,
-            limits: request.limits,
-            rate: request.rate,
-            upstream,
-            token: token.digest(),
-            process_bodies: Arc::clone(&self.bodies),
-        });
+        let (runner, host) = placing::runner(&request, &self.ssh)?;
+        let state = match &request.state_dir {
+            Some(path) => Some(StateFolder::open(path).map_err(|error| configuration(&error))?),
+            None => None,
+        };
+        let identity = Identity::choose(&request, state.as_ref(), runner.target())?;
+        let run_id = identity.run_id(&request.run_id).to_owned();
+        let run_id_header = HeaderValue::from_str(&run_id)
+            .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
+        placing::clear_predecessor(&request, &runner, &identity).await?;
+        let ladder = placing::ladder(&request, &runner, host.as_ref(), &identity, state.as_ref())?;
+        let report = ladder.report();
+        let session = Session::of(
+            identity.session,
+            SessionParts {
+                run_id: run_id_header,
+                tunnel: ladder.name(),
+                rules: request.rules,
+                limits: request.limits,
+                rate: request.rate,
+                upstream,
+                token: identity.digest,
+                process_bodies: Arc::clone(&self.bodies),
+            },
+        );
         let (reporter, mut status) = StatusReporter::new();
         let stop = CancellationToken::new();
-        let task = tokio::spawn(placed.tunnel.serve(session.callbacks(), reporter, stop.clone()));
+        let task = tokio::spawn(Box::new(ladder).serve(session.callbacks(), reporter, stop.clone()));
         let mut serving = Serving { task, stop };
         let listening = wait_until_ready(&mut status, &mut serving.task).await?;
+        let LadderReport {
+            attempts,
+            current: tunnel,
+        } = report.borrow().clone();
+        session.takes_tunnel(tunnel);
+        if let Some(state) = &state {
+            let record = SessionRecord::new(
+                session.id,
+                runner.target(),
+                tunnel,
+                &run_id,
+                identity.digest.to_bytes(),
+            );
+            state.record(&record).map_err(|error| configuration(&error))?;
+        }
         Ok(OpenSession {
             id: session.id,
             url: match listening {
                 Listening::Tcp { port } => format!("http://127.0.0.1:{port}"),
                 Listening::Unix { path } => format!("unix:{}", path.display()),
             },
-            token,
-            tunnel: name,
-            run_id: request.run_id,
-            runner: placed.runner,
+            token: identity.token,
+            tunnel,
+            ladder: attempts,
+            run_id,
+            runner,
             status,
             session,
-            host: placed.host,
+            host,
+            state,
             serving,
         })
     }
-
-    fn place(&self, request: &SessionRequest) -> Result<Placed, OpenError> {
-        match (&request.target, &request.tunnel) {
-            (TargetSpec::Local, TunnelChoice::Auto | TunnelChoice::Local) => {
-                let base = BaseEnvironment {
-                    home: environment("HOME").unwrap_or_else(|| "/".into()),
-                    user: environment("USER").unwrap_or_default(),
-                    lang: environment("LANG").unwrap_or_else(|| "C.UTF-8".into()),
-                };
-                let tunnel = match &request.unix_socket {
-                    Some(path) => tunnel::local::Local::unix(path.clone()),
-                    None => tunnel::local::Local::tcp(),
-                };
-                Ok(Placed {
-                    runner: Arc::new(LocalRunner::new(base, None)),
-                    tunnel: Box::new(tunnel),
-                    host: None,
-                })
-            }
-            (TargetSpec::Ssh(ssh), TunnelChoice::Auto | TunnelChoice::SshReverse) => {
-                let (settings, notes) = target::ssh_settings(ssh).map_err(OpenError::Configuration)?;
-                for note in notes {
-                    tracing::debug!(note, "ssh_config is not followed in one point");
-                }
-                let host = self.ssh.host(settings);
-                let options = SshReverseOptions {
-                    bind: request
-                        .unix_socket
-                        .clone()
-                        .map_or(Bind::Tcp { port: 0 }, |path| Bind::Unix { path }),
-                    allow_exposed: request.allow_exposed_forward,
-                    stream_cap: stream_cap(&request.limits),
-                };
-                Ok(Placed {
-                    runner: Arc::new(SshRunner::new(Arc::clone(&host))),
-                    tunnel: Box::new(SshReverse::new(Arc::clone(&host), options)),
-                    host: Some(host),
-                })
-            }
-            (TargetSpec::Local, TunnelChoice::SshReverse) => Err(OpenError::Configuration(
-                "the target `local` takes no ssh-reverse tunnel".into(),
-            )),
-            (TargetSpec::Ssh(_), TunnelChoice::Local) => Err(OpenError::Configuration(
-                "an SSH target takes no local tunnel".into(),
-            )),
-        }
-    }
-}
-
-fn stream_cap(limits: &Limits) -> usize {
-    let body = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
-    body.saturating_add(limits.max_head)
-        .saturating_add(STREAM_SLACK_BYTES)
 }
 
 async fn wait_until_ready(

@@ -4,6 +4,8 @@
 //! being reading order; [`app`] is where the parts are put together; [`cli`] is what an operator types.
 
 pub mod app;
+mod placing;
+mod hosting;
 mod callback;
 pub mod session;
 pub mod upstream;

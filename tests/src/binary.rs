@@ -74,12 +74,20 @@ pub struct Opened {
     pub session: String,
     /// Where an agent finds the bridge, such as `http://127.0.0.1:40123`.
     pub url: String,
-    /// The session's token.
+    /// The session's token; empty where only its agent knows it, because the session goes on from before a crash.
+    #[serde(deserialize_with = "null_is_empty")]
     pub token: String,
     /// The tunnel's name.
     pub tunnel: String,
+    /// What was tried before it.
+    #[serde(default)]
+    pub ladder: Vec<serde_json::Value>,
     /// The agent's environment.
     pub env: BTreeMap<String, String>,
+}
+
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    Ok(Option::<String>::deserialize(value)?.unwrap_or_default())
 }
 
 /// A command line that has not been started.

@@ -14,9 +14,11 @@ pub mod upstream;
 pub mod binary;
 pub mod sshd;
 pub mod dropbear;
+pub mod peer;
 pub mod user;
 pub mod processes;
 pub mod waiting;
+pub mod measure;
 
 pub use raw::{Agent, Answer, Broken, Wire};
 pub use upstream::{Script, Upstream};

@@ -27,7 +27,7 @@ pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>,
         "whoami" => Ok(told(&json!({
             "session": session.id,
             "run_id": session.run_id.to_str().unwrap_or_default(),
-            "tunnel": session.tunnel,
+            "tunnel": session.tunnel(),
             "bridge_version": env!("CARGO_PKG_VERSION"),
         }))),
         "routes" => Ok(told(

@@ -16,6 +16,7 @@ use crate::{config, demo, gateway, telemetry};
 
 mod run;
 mod open;
+mod host;
 mod opening;
 mod options;
 pub mod target;
@@ -88,6 +89,8 @@ enum Command {
     /// Open a session on TARGET, print its environment, and serve until told to end
     #[command(after_help = exit::EXIT_CODES)]
     Open(open::OpenArguments),
+    /// Serve one session for a gateway that somebody else started
+    Host(Box<host::HostArguments>),
     /// Check, explain and test policies
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
@@ -176,6 +179,7 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Demo { json } => play(&app, json).await,
         Command::Run(arguments) => run::run(&app, arguments).await,
         Command::Open(arguments) => open::open(&app, arguments).await,
+        Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
         Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments),
         Command::Version { json } => version(json),

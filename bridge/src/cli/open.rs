@@ -7,6 +7,7 @@ use std::fmt::Write as _;
 
 use clap::Args;
 use serde_json::json;
+use tunnel::ladder::Attempt;
 
 use crate::app::{App, OpenSession};
 use crate::cli::exit::{Exit, Failure};
@@ -37,7 +38,7 @@ pub(crate) struct OpenArguments {
 /// Codes 1 to 4 while opening; 1 if the tunnel ended by itself or something may be left on the target.
 pub(crate) async fn open(app: &App, arguments: OpenArguments) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
-    let session = opening::open(app, &arguments.options, &mut signals).await?;
+    let session = opening::open(app, &arguments.options, opening::Resume::Yes, &mut signals).await?;
     let served = serve(&session, &arguments, &mut signals).await;
     let closed = opening::close(session).await;
     served.and(closed).map(|()| Exit::Ok)
@@ -71,7 +72,7 @@ async fn serve(
             tracing::info!("standard input was closed; ending the session");
             Ok(())
         }
-        () = opening::watch(session.status.clone()) => {
+        () = opening::watch(session.tunnel, session.status.clone()) => {
             Err(Failure::new(Exit::Failed, "the tunnel ended by itself; the log above says why"))
         }
     }
@@ -82,10 +83,27 @@ fn as_json(session: &OpenSession) -> serde_json::Value {
     json!({
         "session": session.id.to_string(),
         "url": session.url,
-        "token": session.token.expose(),
+        // Where a predecessor of this process gave it out, only its agent knows it.
+        "token": session.token.as_ref().map(policy::Token::expose),
         "tunnel": session.tunnel,
+        "ladder": ladder(&session.ladder),
         "env": session.environment(),
     })
+}
+
+/// What was tried before the tunnel that was taken.
+fn ladder(attempts: &[Attempt]) -> Vec<serde_json::Value> {
+    attempts
+        .iter()
+        .map(|attempt| {
+            json!({
+                "tunnel": attempt.tunnel,
+                "ms": u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
+                "reason": attempt.reason,
+                "detail": attempt.detail,
+            })
+        })
+        .collect()
 }
 
 /// Lines for a POSIX shell to `eval`.

@@ -11,6 +11,15 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::SessionOptions;
 use crate::cli::signals::Signals;
 
+/// Whether the session of a predecessor may be gone on with, whose token nobody here knows any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Resume {
+    /// Its agent may still be running.
+    Yes,
+    /// A new command needs a new token.
+    No,
+}
+
 /// Opens the session that the options ask for.
 ///
 /// # Errors
@@ -20,9 +29,11 @@ use crate::cli::signals::Signals;
 pub(crate) async fn open(
     app: &App,
     options: &SessionOptions,
+    resume: Resume,
     signals: &mut Signals,
 ) -> Result<OpenSession, Failure> {
-    let request = options.request()?;
+    let mut request = options.request()?;
+    request.resume = resume == Resume::Yes;
     if !options.no_upstream_check {
         request.upstream.probe().await.map_err(|reason| {
             Failure::new(Exit::Unreachable, reason).hint("--no-upstream-check opens the session all the same")
@@ -38,7 +49,7 @@ pub(crate) async fn open(
     }
 }
 
-fn failure(error: OpenError) -> Failure {
+pub(crate) fn failure(error: OpenError) -> Failure {
     let exit = match &error {
         OpenError::Configuration(_) => Exit::Configuration,
         OpenError::Unreachable(_) | OpenError::Refused { .. } => Exit::Unreachable,
@@ -54,18 +65,18 @@ fn failure(error: OpenError) -> Failure {
 /// Logs every change of the tunnel until it is over for good.
 ///
 /// Cancel safe. Returns when nobody can report a change any more, that is, when the tunnel has ended.
-pub(crate) async fn watch(mut status: watch::Receiver<Status>) {
+pub(crate) async fn watch(tunnel: &'static str, mut status: watch::Receiver<Status>) {
     loop {
-        log_status(&status.borrow_and_update());
+        log_status(tunnel, &status.borrow_and_update());
         if status.changed().await.is_err() {
             return;
         }
     }
 }
 
-fn log_status(status: &Status) {
+fn log_status(tunnel: &'static str, status: &Status) {
     match status {
-        Status::Starting => tracing::debug!("tunnel starting"),
+        Status::Starting => tracing::debug!(tunnel, "tunnel starting"),
         Status::Ready {
             listening,
             verified_loopback,
@@ -75,19 +86,24 @@ fn log_status(status: &Status) {
                 Listening::Unix { path } => format!("unix socket {}", path.display()),
             };
             match verified_loopback {
-                Some(true) => tracing::info!(listening = place, loopback = "verified", "tunnel ready"),
+                Some(true) => {
+                    tracing::info!(tunnel, listening = place, loopback = "verified", "tunnel ready")
+                }
                 Some(false) => {
                     tracing::warn!(
+                        tunnel,
                         listening = place,
                         loopback = "no",
                         "tunnel ready and reachable from other machines"
                     );
                 }
-                None => tracing::info!(listening = place, loopback = "unverified", "tunnel ready"),
+                None => tracing::info!(tunnel, listening = place, loopback = "unverified", "tunnel ready"),
             }
         }
-        Status::Reconnecting { reason, detail } => tracing::warn!(reason, detail, "tunnel reconnecting"),
-        Status::Degraded { reason, detail } => tracing::warn!(reason, detail, "tunnel degraded"),
+        Status::Reconnecting { reason, detail } => {
+            tracing::warn!(tunnel, reason, detail, "tunnel reconnecting")
+        }
+        Status::Degraded { reason, detail } => tracing::warn!(tunnel, reason, detail, "tunnel degraded"),
     }
 }
 

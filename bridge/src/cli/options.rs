@@ -9,7 +9,7 @@ use std::sync::Arc;
 use clap::{Args, ValueEnum};
 use policy::{Limits, RateLimit};
 
-use crate::app::{SessionRequest, SshTarget, TargetSpec, TunnelChoice};
+use crate::app::{GatewayChoice, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::{policies, target};
 use crate::config;
@@ -37,9 +37,22 @@ pub(crate) struct SessionOptions {
     #[command(flatten)]
     pub(crate) policy: policies::PolicyOptions,
 
-    /// How calls travel back
+    /// How calls travel back; anything but auto is that tunnel or an error
     #[arg(long, value_enum, default_value_t = TunnelName::Auto)]
     pub(crate) tunnel: TunnelName,
+
+    /// What listens in the sandbox for http2_v1 and queue_v1: `builtin`, a program (PATH), or a script for the target's
+    /// own Node (node:PATH); files are on this machine
+    #[arg(long, value_name = "GATEWAY", default_value = "builtin", value_parser = gateway)]
+    pub(crate) gateway: GatewayChoice,
+
+    /// Calls at the same time over http2_v1 [default: 256, with node:PATH 4]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub(crate) streams: Option<u32>,
+
+    /// Folder where this session is written down, so that after a crash the same command can take up what it left
+    #[arg(long, value_name = "DIR")]
+    pub(crate) state_dir: Option<PathBuf>,
 
     /// Take COMMAND as a script for this shell, its words joined by blanks; `none` runs it as it is
     #[arg(long, value_enum, default_value_t = ShellName::None)]
@@ -100,6 +113,12 @@ pub(crate) enum TunnelName {
     Auto,
     /// The target's sshd listens
     SshReverse,
+    /// A gateway on the target listens; HTTP/2 over its stdin and stdout
+    #[value(name = "http2_v1")]
+    Http2,
+    /// A gateway on the target listens; files on the target carry the calls
+    #[value(name = "queue_v1")]
+    Queue,
     /// A listener on this machine
     Local,
 }
@@ -174,8 +193,14 @@ impl SessionOptions {
             tunnel: match self.tunnel {
                 TunnelName::Auto => TunnelChoice::Auto,
                 TunnelName::SshReverse => TunnelChoice::SshReverse,
+                TunnelName::Http2 => TunnelChoice::Http2,
+                TunnelName::Queue => TunnelChoice::Queue,
                 TunnelName::Local => TunnelChoice::Local,
             },
+            gateway: self.gateway.clone(),
+            streams: self.streams,
+            state_dir: self.state_dir.clone(),
+            resume: false,
             unix_socket: self.unix_socket.clone(),
             allow_exposed_forward: self.allow_exposed_forward,
         })
@@ -183,6 +208,9 @@ impl SessionOptions {
 
     fn target_with_options(&self) -> Result<TargetSpec, Failure> {
         let usage = |what: &str| Err(Failure::new(Exit::Usage, what));
+        if self.unix_socket.is_some() && matches!(self.tunnel, TunnelName::Http2 | TunnelName::Queue) {
+            return usage("--unix-socket is for --tunnel ssh-reverse and local; a gateway listens on a port");
+        }
         match &self.target {
             TargetSpec::Local => {
                 if self.tunnel == TunnelName::SshReverse {
@@ -201,7 +229,7 @@ impl SessionOptions {
             TargetSpec::Ssh(target) => {
                 if self.tunnel == TunnelName::Local {
                     return usage(
-                        "--tunnel local serves only the target `local`; an SSH target takes --tunnel ssh-reverse",
+                        "--tunnel local serves only the target `local`; an SSH target takes ssh-reverse, http2_v1 or queue_v1",
                     );
                 }
                 self.ssh.check()?;
@@ -232,11 +260,23 @@ impl SshOptions {
     }
 }
 
+fn gateway(text: &str) -> Result<GatewayChoice, String> {
+    let choice = match text.strip_prefix("node:") {
+        _ if text == "builtin" => return Ok(GatewayChoice::Builtin),
+        Some(path) => GatewayChoice::Script(PathBuf::from(path)),
+        None => GatewayChoice::Binary(PathBuf::from(text)),
+    };
+    if text.is_empty() || text == "node:" {
+        return Err("give `builtin`, the path of a program, or node:PATH".into());
+    }
+    Ok(choice)
+}
+
 /// Largest `--max-body`: one body may not need more than a session may hold of all bodies together.
-const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
+pub(crate) const MAX_BODY_BYTES: u64 = 64 * 1024 * 1024;
 
 /// Reads `10MiB`, `512KiB` or a plain number of bytes.
-fn size(text: &str) -> Result<u64, String> {
+pub(crate) fn size(text: &str) -> Result<u64, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
     let unit = text.strip_prefix(digits).unwrap_or_default();
     let factor = match unit {
@@ -263,7 +303,7 @@ fn size(text: &str) -> Result<u64, String> {
 const MAX_RUN_ID_BYTES: usize = 256;
 
 /// A run id goes into a header and into logs: visible ASCII, no blank.
-fn run_id(text: &str) -> Result<String, String> {
+pub(crate) fn run_id(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > MAX_RUN_ID_BYTES || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(format!(
             "must be 1 to {MAX_RUN_ID_BYTES} characters of visible ASCII without blanks"
@@ -310,6 +350,17 @@ mod tests {
         ] {
             assert!(size(text).is_err(), "{text:?} was taken");
         }
+    }
+
+    #[test]
+    fn a_gateway_is_built_in_a_program_or_a_script() {
+        assert_eq!(gateway("builtin"), Ok(GatewayChoice::Builtin));
+        assert_eq!(gateway("/x/y"), Ok(GatewayChoice::Binary("/x/y".into())));
+        assert_eq!(
+            gateway("node:./s.mjs"),
+            Ok(GatewayChoice::Script("./s.mjs".into()))
+        );
+        assert!(gateway("").is_err() && gateway("node:").is_err());
     }
 
     #[test]

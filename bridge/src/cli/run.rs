@@ -35,11 +35,11 @@ pub(crate) struct RunArguments {
 /// Codes 1 to 4 before COMMAND was started, 125 if we failed while it ran.
 pub(crate) async fn run(app: &App, arguments: RunArguments) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
-    let session = opening::open(app, &arguments.options, &mut signals).await?;
+    let session = opening::open(app, &arguments.options, opening::Resume::No, &mut signals).await?;
     let ended = {
         // Dropped with this block: the watch ends with the command.
         let watch = std::pin::pin!(async {
-            opening::watch(session.status.clone()).await;
+            opening::watch(session.tunnel, session.status.clone()).await;
             tracing::error!("the tunnel has ended; calls to the API fail from now on");
             std::future::pending::<()>().await;
         });

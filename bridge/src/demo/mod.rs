@@ -13,7 +13,9 @@ use std::time::Instant;
 use policy::{Limits, Pack, Rules};
 use russh::keys::ssh_key::LineEnding;
 
-use crate::app::{App, OpenError, OpenSession, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
+use crate::app::{
+    App, GatewayChoice, OpenError, OpenSession, SessionRequest, SshTarget, TargetSpec, TunnelChoice,
+};
 use crate::config;
 use crate::secrets::Secret;
 use crate::upstream::UpstreamSettings;
@@ -71,7 +73,11 @@ pub async fn run(app: &App) -> Result<Report, DemoError> {
             .trim_start_matches("http://")
             .trim_end_matches('/')
             .to_owned(),
-        token: session.token.expose().to_owned(),
+        token: session
+            .token
+            .as_ref()
+            .map(|token| token.expose().to_owned())
+            .unwrap_or_default(),
     };
     let (url, tunnel) = (session.url.clone(), session.tunnel);
     let mut steps = calls(&agent).await;
@@ -114,6 +120,10 @@ fn request(
         },
         rate: None,
         tunnel: TunnelChoice::SshReverse,
+        gateway: GatewayChoice::Builtin,
+        streams: None,
+        state_dir: None,
+        resume: false,
         unix_socket: None,
         allow_exposed_forward: false,
     })

@@ -6,9 +6,10 @@
 pub mod budget;
 pub mod ledger;
 pub(crate) mod target;
+pub(crate) mod state;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::FutureExt;
@@ -39,8 +40,8 @@ pub struct Session {
     pub id: Uuid,
     /// Sent as `x-paperclip-run-id`.
     pub run_id: HeaderValue,
-    /// The tunnel's name.
-    pub tunnel: &'static str,
+    /// The tunnel that is tried or was taken.
+    tunnel: Mutex<&'static str>,
     /// Compiled policy.
     pub rules: Arc<Rules>,
     /// Sizes.
@@ -69,7 +70,7 @@ pub struct Session {
 pub struct SessionParts {
     /// Sent as `x-paperclip-run-id`.
     pub run_id: HeaderValue,
-    /// The tunnel's name.
+    /// The tunnel's name, as far as it is known yet.
     pub tunnel: &'static str,
     /// Compiled policy.
     pub rules: Arc<Rules>,
@@ -89,10 +90,16 @@ impl Session {
     /// Puts a session together; nothing runs yet.
     #[must_use]
     pub fn new(parts: SessionParts) -> Arc<Self> {
+        Self::of(Uuid::now_v7(), parts)
+    }
+
+    /// The same under a name that it had before: a predecessor of this process began it.
+    #[must_use]
+    pub fn of(id: Uuid, parts: SessionParts) -> Arc<Self> {
         Arc::new(Self {
-            id: Uuid::now_v7(),
+            id,
             run_id: parts.run_id,
-            tunnel: parts.tunnel,
+            tunnel: Mutex::new(parts.tunnel),
             rules: parts.rules,
             limits: parts.limits,
             upstream: parts.upstream,
@@ -105,6 +112,17 @@ impl Session {
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
         })
+    }
+
+    /// The name of the tunnel that was taken.
+    #[must_use]
+    pub fn tunnel(&self) -> &'static str {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The ladder has come to a decision.
+    pub fn takes_tunnel(&self, name: &'static str) {
+        *self.tunnel.lock().unwrap_or_else(PoisonError::into_inner) = name;
     }
 
     /// Whether a presented bearer token is this session's. Constant time.
@@ -143,7 +161,7 @@ impl fmt::Debug for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Session")
             .field("id", &self.id)
-            .field("tunnel", &self.tunnel)
+            .field("tunnel", &self.tunnel())
             .finish_non_exhaustive()
     }
 }

@@ -89,7 +89,10 @@ async fn a_server_that_refuses_forwarding_is_named_with_its_setting() {
         ("PermitListen none", "PermitListen"),
         ("DisableForwarding yes", "DisableForwarding"),
     ] {
-        let refused = World::over(Sshd::builder().line(line).start()).try_open().await;
+        let refused = World::over(Sshd::builder().line(line).start())
+            .args(["--tunnel", "ssh-reverse"])
+            .try_open()
+            .await;
 
         let Err((_, ended)) = refused else {
             panic!("{line}: it opened")
@@ -110,6 +113,7 @@ async fn a_forward_that_others_could_reach_is_taken_back() {
         return;
     }
     let refused = World::over(Sshd::builder().line("GatewayPorts yes").start())
+        .args(["--tunnel", "ssh-reverse"])
         .try_open()
         .await;
 

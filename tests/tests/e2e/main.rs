@@ -11,6 +11,7 @@ mod upstreams;
 mod outcomes;
 mod log;
 mod forwarding;
+mod ladder;
 mod connection_loss;
 mod stalled_uploads;
 mod many_sessions;

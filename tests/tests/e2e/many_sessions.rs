@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use bridge::app::{App, OpenSession, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
+use bridge::app::{App, GatewayChoice, OpenSession, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
 use bridge::secrets::Secret;
 use bridge::upstream::UpstreamSettings;
 use paperclip_bridge_tests::sshd::Sshd;
@@ -108,7 +108,12 @@ async fn two_hundred_sessions_on_ten_connections_each_take_only_their_own_token(
 fn agent(at: &OpenSession, holder: &OpenSession) -> Agent {
     Agent {
         url: at.url.clone(),
-        token: holder.token.expose().to_owned(),
+        token: holder
+            .token
+            .as_ref()
+            .expect("a new session has one")
+            .expose()
+            .to_owned(),
     }
 }
 
@@ -131,6 +136,10 @@ fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: Strin
         limits: Limits::default(),
         rate: None,
         tunnel: TunnelChoice::Auto,
+        gateway: GatewayChoice::Builtin,
+        streams: None,
+        state_dir: None,
+        resume: false,
         unix_socket: None,
         allow_exposed_forward: false,
     }

@@ -60,7 +60,7 @@ pub struct CallerRequest {
     pub target: Bytes,
     /// The one `Host`; the gate refuses requests without.
     pub host: Option<Bytes>,
-    /// Every other header as it came, `authorization` among them.
+    /// Every header as it came, in its order, `host` and `authorization` among them.
     pub headers: HeaderMap,
     /// What follows the head.
     pub body: CallerBody,
@@ -69,10 +69,10 @@ pub struct CallerRequest {
 impl CallerRequest {
     /// What hyper shows, put right by the gate's note of it.
     pub(crate) fn new(request: Request<Incoming>, note: Note<Bytes>, notes: &Arc<Notes>) -> Self {
-        let (mut head, incoming) = request.into_parts();
+        let (head, incoming) = request.into_parts();
         let host = head
             .headers
-            .remove(header::HOST)
+            .get(header::HOST)
             .map(|host| Bytes::copy_from_slice(host.as_bytes()));
         let target = note.target_fault.unwrap_or_else(|| {
             let shown = head.uri.path_and_query().map_or("/", PathAndQuery::as_str);

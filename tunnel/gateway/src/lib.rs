@@ -15,6 +15,8 @@ mod url;
 pub mod node;
 mod diagnostics;
 
+use std::io;
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -49,9 +51,23 @@ pub fn run(environment: &Environment) -> ExitCode {
 async fn serve(settings: Arc<Settings>) -> Result<(), String> {
     let listener = TcpListener::bind(settings.address)
         .await
-        .map_err(|error| format!("cannot listen on {}: {error}", settings.address))?;
+        .map_err(|error| not_listening(settings.address, &error))?;
     match settings.mode {
         Mode::Http2 => http2::serve(listener, settings).await,
         Mode::Queue => queue::serve(listener, settings).await,
     }
+}
+
+/// What Paperclip's host and its tests look for: its gateway's words and Node's name of the error, beside ours.
+fn not_listening(address: SocketAddr, error: &io::Error) -> String {
+    let names = [
+        (io::ErrorKind::AddrInUse, "EADDRINUSE: "),
+        (io::ErrorKind::AddrNotAvailable, "EADDRNOTAVAIL: "),
+        (io::ErrorKind::PermissionDenied, "EACCES: "),
+    ];
+    let name = names
+        .iter()
+        .find(|(kind, _)| *kind == error.kind())
+        .map_or("", |(_, name)| name);
+    format!("server error: cannot listen on {address}: {name}{error}")
 }

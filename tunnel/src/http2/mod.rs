@@ -7,6 +7,7 @@
 
 mod body;
 mod channel;
+mod given;
 mod handshake;
 mod message;
 pub mod preface;
@@ -31,6 +32,7 @@ use channel::Channel;
 use handshake::{Established, HandshakeFault, establish};
 use serve::{Limits, ServeEnd};
 
+pub use given::{GivenHttp2, GivenOptions};
 pub use message::{Addressed, Malformed, address};
 
 /// Cleaning up at the end takes no longer.

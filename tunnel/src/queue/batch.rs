@@ -15,7 +15,7 @@ use runners::{CommandManagedRuntimeRunner, Execution, Input, OutputSink, OutputS
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::channel::{
     ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueChannel, arguments, encode, owner, script,
@@ -79,8 +79,10 @@ impl Batch {
         orders: Vec<u8>,
         turns: i32,
         relist: bool,
+        cancel: CancellationToken,
     ) -> Result<(), ChannelFault> {
         self.executions.fetch_add(1, Ordering::Relaxed);
+        let owner = shared.owner.clone();
         let sink = Arc::new(Sink {
             reading: tokio::sync::Mutex::new(Reading {
                 listing: Listing::new(self.limit_bytes),
@@ -89,8 +91,6 @@ impl Batch {
             }),
             shared,
         });
-        let cancel = CancellationToken::new();
-        let _ends: DropGuard = cancel.clone().drop_guard();
         let mut execution = Execution::new(
             self.shell,
             arguments(
@@ -98,7 +98,7 @@ impl Batch {
                 [
                     &self.directory,
                     &self.limit_bytes.to_string(),
-                    &owner(),
+                    &owner,
                     &turns.to_string(),
                     if relist { "1" } else { "0" },
                     &self.record,
@@ -138,6 +138,7 @@ impl QueueChannel for Batch {
                 to: found_in,
                 outstanding: Mutex::default(),
                 exact_head: Mutex::new(None),
+                owner: owner(),
             });
             let mut tasks = JoinSet::new();
             tasks.spawn(drive(self.clone(), shared.clone(), orders_out));
@@ -169,6 +170,8 @@ struct Shared {
     outstanding: Mutex<HashSet<FileId>>,
     /// How the target's `head` is, once it said so.
     exact_head: Mutex<Option<bool>>,
+    /// The channel's name: executions of an earlier one, left behind by a lost connection, claim no more.
+    owner: String,
 }
 
 impl Shared {
@@ -258,9 +261,10 @@ async fn run_lanes(
     mut orders: mpsc::Receiver<Order>,
 ) -> Result<(), ChannelFault> {
     let concurrent = batch.runner.capabilities().concurrent;
+    let cancel = CancellationToken::new();
     batch
         .clone()
-        .run(shared.clone(), b"T\n".to_vec(), 0, true)
+        .run(shared.clone(), b"T\n".to_vec(), NO_TURNS, true, cancel.clone())
         .await?;
     let mut lanes: JoinSet<(Lane, Result<(), ChannelFault>)> = JoinSet::new();
     let (mut waiting, mut writing) = (false, false);
@@ -273,6 +277,10 @@ async fn run_lanes(
         }
         if !ready.is_empty() && !closed && !shared.outstanding().is_empty() {
             closed = !gather(&mut orders, &mut ready, shared, ANSWER_GATHER).await;
+        }
+        if closed && waiting && !writing && ready.is_empty() {
+            // Nothing more is to be claimed: the wait is cut short.
+            cancel.cancel();
         }
         let idle = !waiting && !writing;
         if closed && idle && ready.is_empty() {
@@ -292,7 +300,9 @@ async fn run_lanes(
                 Lane::Wait if concurrent || shared.outstanding().is_empty() => IDLE_TURNS,
                 Lane::Wait => BUSY_TURNS,
             };
-            let run = batch.clone().run(shared.clone(), text, turns, false);
+            let run = batch
+                .clone()
+                .run(shared.clone(), text, turns, false, cancel.clone());
             lanes.spawn(async move { (lane, run.await) });
             match lane {
                 Lane::Wait => waiting = true,
@@ -303,19 +313,12 @@ async fn run_lanes(
         tokio::select! {
             order = orders.recv(), if !closed && !writing => match order {
                 Some(order) => shared.keep(order, &mut ready),
-                None => {
-                    closed = true;
-                    if waiting && !writing {
-                        // Nothing more is to be claimed: the wait is cut short.
-                        lanes.abort_all();
-                        waiting = false;
-                    }
-                }
+                None => closed = true,
             },
             Some(ended) = lanes.join_next(), if !lanes.is_empty() => match ended {
+                Ok((Lane::Wait, _)) if cancel.is_cancelled() => waiting = false,
                 Ok((Lane::Wait, result)) => { waiting = false; result?; }
                 Ok((Lane::Write, result)) => { writing = false; result?; }
-                Err(error) if error.is_cancelled() => {}
                 Err(error) => return Err(ChannelFault::Ended(error.to_string())),
             },
         }

@@ -31,6 +31,8 @@ pub(super) const FOUND_QUEUE: usize = 2;
 pub(super) const ORDER_QUEUE: usize = 16;
 /// Characters of a line of base64 that a shell reads by itself.
 const LINE_CHARS: usize = 1024;
+/// No `head` reads further ahead of what it prints than this.
+const READ_AHEAD_BYTES: usize = 16 * 1024;
 /// Names in one order to forget.
 pub(super) const NAMES_PER_ORDER: usize = 64;
 
@@ -109,9 +111,13 @@ pub(super) fn encode(order: &Order, exact_head: bool) -> Vec<u8> {
     match order {
         Order::Write { id, answer } => {
             let text = STANDARD.encode(answer);
-            if exact_head {
+            if exact_head || text.len() > READ_AHEAD_BYTES {
                 let mut line = format!("W {} {}\n", id.as_str(), text.len()).into_bytes();
                 line.extend_from_slice(text.as_bytes());
+                if !exact_head {
+                    // Empty lines, which are no orders: what is read ahead of them is of no use to anybody.
+                    line.resize(line.len() + READ_AHEAD_BYTES, b'\n');
+                }
                 return line;
             }
             let mut lines = format!("w {}\n", id.as_str()).into_bytes();

@@ -5,7 +5,7 @@
 # MODE    pump: until end of input, a poller and a reader of orders that end each other.
 #         batch: takes the orders on stdin, then waits up to TURNS checks for requests, and ends.
 # QUEUE   the queue directory. LIMIT: a longer request is announced, not sent.
-# OWNER   the name of this pump; a later one takes the place of an earlier one.
+# OWNER   the name of this channel; with RELIST 1 it takes the place of an earlier one, which claims no more.
 # RELIST  1: says first what lies there from before.
 # RECORD  a file that begins with the gateway's pid, or empty.
 umask 077
@@ -44,7 +44,8 @@ is_entry() {
 # Prints one claimed request.
 show() {
     [ -f "claimed/$1" ] && [ ! -L "claimed/$1" ] || return 0
-    size=$(wc -c <"claimed/$1") || return 0
+    # Some `wc` read all there is to count it.
+    size=$(head -c "$((limit + 1))" "claimed/$1" 2>/dev/null | wc -c) || return 0
     size=$((size))
     if [ "$size" -gt "$limit" ]; then
         echo "L ${1%.json} $size" || exit 0
@@ -83,7 +84,7 @@ recall() {
     done
     for path in responses/*.json; do
         name=${path#responses/}
-        if is_entry "$name" && [ -f "$path" ]; then echo "O ${name%.json}" || exit 0; fi
+        if is_entry "$name" && [ -f "$path" ] && [ ! -L "$path" ]; then echo "O ${name%.json}" || exit 0; fi
     done
 }
 
@@ -100,11 +101,11 @@ answer() {
         rm -f "$part"
         echo "<G $1>"
     elif [ -e "$whole" ] || [ -L "$whole" ]; then
-        echo "<A $1>"
         rm -f "$part" "claimed/$1.json"
-    elif mv -f "$part" "$whole"; then
         echo "<A $1>"
+    elif mv -f "$part" "$whole"; then
         rm -f "claimed/$1.json"
+        echo "<A $1>"
     else
         rm -f "$part"
         echo "<F $1>"
@@ -158,8 +159,8 @@ obey() {
 
 # Ends a pump that a lost connection left behind, then takes its place.
 take_over() {
-    before='' poller=''
-    if [ -f pump ] && [ ! -L pump ]; then read -r before poller <pump; fi
+    before=''
+    if [ -f pump ] && [ ! -L pump ]; then read -r before rest <pump; fi
     rm -rf pump.tmp
     echo "$owner $main" >pump.tmp
     mv -f pump.tmp pump
@@ -167,14 +168,19 @@ take_over() {
     [ -z "$before" ] || sleep "$nap"
 }
 
+# Whether no later run has taken the place of this one.
+is_mine() {
+    mine=''
+    if [ -f pump ] && [ ! -L pump ]; then read -r mine rest <pump; fi
+    [ "$mine" = "$owner" ]
+}
+
 poll() {
     trap 'kill "$main" 2>/dev/null' EXIT
     [ "$relist" != 1 ] || recall
     beat=0
     while kill -0 "$main" 2>/dev/null; do
-        mine=''
-        if [ -f pump ]; then read -r mine rest <pump; fi
-        [ "$mine" = "$owner" ] || exit 0
+        is_mine || exit 0
         take || sleep "$nap"
         beat=$((beat + 1))
         if [ "$beat" -ge "$beats" ]; then
@@ -198,12 +204,13 @@ if [ "$mode" = pump ]; then
 fi
 
 echo "H 1 $exact $now"
+[ "$relist" != 1 ] || take_over
 obey
 [ "$relist" != 1 ] || recall
 if [ "$turns" -ge 0 ]; then
     watch
     waited=0
-    while ! take; do
+    while is_mine && ! take; do
         waited=$((waited + checks))
         [ "$waited" -lt "$turns" ] || break
         sleep "$nap"

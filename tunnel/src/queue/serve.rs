@@ -104,6 +104,13 @@ pub(super) async fn on_target(
     clean_end(left)
 }
 
+/// Ends the gateway of an earlier host of this session, and removes its directory.
+pub(super) async fn clear(launcher: Launcher, options: &QueueOptions) -> Result<(), String> {
+    let installed = launcher.install().await.map_err(|fault| fault.to_string())?;
+    let life = GatewayLife::new(launcher, installed, options);
+    clean_up(&life, Instant::now() + STOP_LIMIT).await
+}
+
 /// Serves a directory of this machine.
 pub(super) async fn in_directory(
     directory: PathBuf,
@@ -302,9 +309,13 @@ fn refused(fault: GatewayFault) -> TunnelEnd {
     match fault {
         GatewayFault::Launch(fault) => fault.into_end(),
         GatewayFault::Runner(error) => LaunchFault::Unreachable(error.to_string()).into_end(),
-        other => TunnelEnd::Refused {
-            reason: other.reason(),
-            detail: other.to_string(),
+        fault @ (GatewayFault::Died(_)
+        | GatewayFault::Late
+        | GatewayFault::Ready(_)
+        | GatewayFault::OtherPort(_)
+        | GatewayFault::Directory(_)) => TunnelEnd::Refused {
+            reason: fault.reason(),
+            detail: fault.to_string(),
         },
     }
 }

@@ -195,3 +195,57 @@ impl AsyncWrite for Channel {
         Pin::new(&mut self.get_mut().output).poll_shutdown(cx)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    use super::*;
+
+    fn channel(room: usize) -> (Channel, tokio::io::DuplexStream, Arc<Watch>) {
+        let (near, far) = tokio::io::duplex(room);
+        let (input, output) = tokio::io::split(near);
+        let watch = Watch::new();
+        let channel = Channel::new((Box::new(input), Box::new(output)), Arc::clone(&watch), 0);
+        (channel, far, watch)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_reads_nothing_is_given_up() {
+        let (mut channel, _far, watch) = channel(8);
+        let began = Instant::now();
+
+        let error = channel.write_all(&[0; 64]).await.expect_err("nobody reads");
+
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+        assert_eq!(began.elapsed().as_secs(), WRITE_DEADLINE.as_secs());
+        assert!(watch.ended());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_host_that_reads_slowly_is_not() {
+        let (mut channel, mut far, watch) = channel(8);
+        let reading = async {
+            for _ in 0..10 {
+                tokio::time::sleep(WRITE_DEADLINE - Duration::from_secs(1)).await;
+                far.read_exact(&mut [0; 8]).await.expect("bytes");
+            }
+        };
+
+        let (written, ()) = tokio::join!(channel.write_all(&[0; 80]), reading);
+
+        written.expect("all of it");
+        assert!(!watch.ended());
+    }
+
+    #[tokio::test]
+    async fn the_end_of_input_is_noted() {
+        let (mut channel, far, watch) = channel(8);
+        drop(far);
+
+        let count = channel.read(&mut [0; 8]).await.expect("an end");
+
+        assert_eq!(count, 0);
+        assert!(watch.ended());
+    }
+}

@@ -78,16 +78,19 @@ impl Exchange {
             let Some(upload) = self.upload.as_mut() else {
                 return response.await.map_err(|error| self.failure(&error));
             };
-            tokio::select! {
+            let ended = tokio::select! {
                 // An answer that is there counts, whatever became of the upload.
                 biased;
-                answered = &mut response => return answered.map_err(|error| self.failure(&error)),
-                ended = upload => {
-                    self.upload = None;
-                    if let UploadEnd::Failed(error) = ended {
-                        return Err(Failure::Caller(error));
-                    }
-                }
+                answered = &mut response => match answered {
+                    // Nobody but the upload resets a stream on our side, and then it is at its end.
+                    Err(error) if error.is_reset() && !error.is_remote() => upload.await,
+                    answered => return answered.map_err(|error| self.failure(&error)),
+                },
+                ended = &mut *upload => ended,
+            };
+            self.upload = None;
+            if let UploadEnd::Failed(error) = ended {
+                return Err(Failure::Caller(error));
             }
         }
     }

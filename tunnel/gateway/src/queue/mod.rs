@@ -51,6 +51,8 @@ pub struct Queue {
     abandoned: Abandoned,
     /// The readiness document that this gateway wrote.
     ready: Option<Mark>,
+    /// Cancelled when the end was asked for.
+    stop: CancellationToken,
     /// Requests on their way; they end with this.
     tasks: Mutex<JoinSet<()>>,
 }
@@ -86,6 +88,7 @@ impl Queue {
             settings,
             abandoned: Abandoned::default(),
             ready,
+            stop: CancellationToken::new(),
             tasks: Mutex::default(),
         }))
     }
@@ -138,21 +141,20 @@ pub async fn serve(listener: TcpListener, settings: Arc<Settings>) -> Result<(),
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let listening = listener.local_addr().map_err(failed)?;
     let queue = Queue::start(Arc::clone(&settings), listening)?;
-    let stop = CancellationToken::new();
     let grace = match settings.role {
         Role::Ours => OUR_GRACE,
         // The published gateway waits for the last connection, and a request takes no longer than this.
         Role::Peer => settings.response_timeout + SWEEP_SLACK,
     };
     let carrier: Arc<dyn Carrier> = Arc::<Queue>::clone(&queue);
-    let serving = listen::serve(listener, settings, carrier, stop.clone(), grace);
+    let serving = listen::serve(listener, settings, carrier, queue.stop.clone(), grace);
     let told = async {
         let left = tokio::select! {
             _ = terminate.recv() => false,
             _ = interrupt.recv() => false,
             () = life::until_end(&queue) => true,
         };
-        stop.cancel();
+        queue.stop.cancel();
         left
     };
     let ((), left) = tokio::join!(serving, told);

@@ -3,6 +3,7 @@
 //! Here: the envelope for our host, and what a caller is told when no usable response comes. Not here: Host, path and
 //! route, which our host judges; the published gateway's ways (`peer.rs`).
 
+use std::pin::pin;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -29,6 +30,7 @@ const FULL: &str = "the queue is full";
 const NOT_WRITTEN: &str = "the request could not be put into the queue";
 const NOT_TAKEN: &str = "nobody took the request in time";
 const UNREADABLE: &str = "the response in the queue cannot be read";
+const ENDING: &str = "the gateway is ending";
 const LATE: &str = "no answer came in time";
 
 /// Answers one request. `caller` closes when nobody waits for the answer any more.
@@ -161,16 +163,25 @@ async fn await_response(
 ) -> Result<OpenResponse, Refusal> {
     let directory = &queue.directory;
     let cap = queue.settings.poll_interval;
-    let waited = tokio::select! {
-        waited = exchange::wait(directory, id, deadline, |waited| pace(waited, cap)) => waited,
-        () = caller.closed() => Ok(None),
+    let mut waiting = pin!(exchange::wait(directory, id, deadline, |waited| pace(
+        waited, cap
+    )));
+    let early = tokio::select! {
+        waited = waiting.as_mut() => Some(waited),
+        () = caller.closed() => Some(Ok(None)),
+        () = queue.stop.cancelled() => None,
+    };
+    // The host takes a request out of the queue before it serves it: what can be taken back was never served.
+    let waited = match early {
+        Some(waited) => waited,
+        None if directory.withdraw_request(id) => return Err(Refusal::Unavailable(ENDING)),
+        None => waiting.await,
     };
     match waited {
         Ok(Some(opened)) => return Ok(opened),
         Ok(None) => {}
         Err(_) => return Err(lost(method, UNREADABLE)),
     }
-    // The host takes a request out of the queue before it serves it: what can be taken back was never served.
     if directory.withdraw_request(id) {
         return Err(Refusal::Unavailable(NOT_TAKEN));
     }

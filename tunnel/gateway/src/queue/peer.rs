@@ -33,6 +33,8 @@ const RESPONSE_TOO_LARGE: &str = "Bridge response envelope exceeded the configur
 const RESPONSE_CHANGED: &str = "Bridge response envelope changed while reading.";
 const RESPONSE_UNREADABLE: &str = "The bridge response could not be read.";
 const RESPONSE_INVALID: &str = "Invalid bridge response envelope.";
+/// Callers look for the word JSON in it.
+const RESPONSE_NO_JSON: &str = "Unexpected JSON in the bridge response envelope.";
 const NO_CAPACITY: &str = "The bridge gateway process reached its reserved body byte ceiling. Retry later.";
 const TIMED_OUT: &str = "Timed out waiting for host bridge response.";
 const NOT_WRITTEN: &str = "The bridge request could not be written.";
@@ -256,8 +258,8 @@ fn fault_text(fault: EnvelopeFault) -> &'static str {
         EnvelopeFault::Body(encoding::BodyFault::UnknownEncoding) => "Unsupported bridge body encoding.",
         EnvelopeFault::Missing(Field::Body) | EnvelopeFault::WrongType(Field::Body) => "Invalid bridge body.",
         EnvelopeFault::TooLarge { .. } => RESPONSE_TOO_LARGE,
-        EnvelopeFault::NotAnObject
-        | EnvelopeFault::Missing(_)
+        EnvelopeFault::NotAnObject => RESPONSE_NO_JSON,
+        EnvelopeFault::Missing(_)
         | EnvelopeFault::Twice(_)
         | EnvelopeFault::WrongType(_)
         | EnvelopeFault::TooLong(_)

@@ -6,8 +6,14 @@
 //!
 //! Source: RFC 9112 sections 2.2, 3, 5, 6 and 7.
 
+mod fault;
+mod head;
+
 use std::fmt;
 use std::marker::PhantomData;
+
+pub use fault::Fault;
+use head::{Delimited, read_head};
 
 /// Says of a request target whether hyper may see it as it stands.
 pub trait TargetJudge {
@@ -44,89 +50,6 @@ pub const MAX_HEADERS: usize = 100;
 const MAX_CHUNK_LINE: usize = 256;
 /// A trailer section; its fields are dropped, so it has no reason to be larger.
 const MAX_TRAILERS: usize = 8 * 1024;
-
-/// Why a message is not acceptable.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// The request line is not `METHOD target HTTP/1.1`.
-    #[error("the request line is not `METHOD target HTTP/1.1`")]
-    RequestLine,
-    /// Only HTTP/1.0 and HTTP/1.1 are spoken here.
-    #[error("only HTTP/1.0 and HTTP/1.1 are spoken here")]
-    Version,
-    /// A line of the head is not ended by CR LF, or holds a control character.
-    #[error("a line of the head is not ended by CR LF, or holds a control character")]
-    LineEnd,
-    /// A header line is not `name: value`.
-    #[error("a header line is not `name: value`")]
-    HeaderLine,
-    /// The Host header is missing.
-    #[error("the Host header is missing")]
-    HostMissing,
-    /// There is more than one Host header.
-    #[error("there is more than one Host header")]
-    HostTwice,
-    /// Content-Length is not one plain decimal number.
-    #[error("Content-Length is not one plain decimal number")]
-    ContentLength,
-    /// Transfer-Encoding is not exactly one `chunked`.
-    #[error("Transfer-Encoding is not exactly one `chunked`")]
-    TransferEncoding,
-    /// Content-Length and Transfer-Encoding stand side by side.
-    #[error("Content-Length and Transfer-Encoding stand side by side")]
-    BothLengths,
-    /// Transfer-Encoding is not part of HTTP/1.0.
-    #[error("Transfer-Encoding is not part of HTTP/1.0")]
-    TransferEncodingInOneZero,
-    /// A GET or HEAD request carries a body.
-    #[error("a GET or HEAD request carries a body")]
-    BodyWithoutMeaning,
-    /// A chunk size is not plain hexadecimal with CR LF behind it.
-    #[error("a chunk size is not plain hexadecimal with CR LF behind it")]
-    ChunkSize,
-    /// A chunk is not ended by CR LF.
-    #[error("a chunk is not ended by CR LF")]
-    ChunkEnd,
-    /// A trailer line is malformed, or names a field that delimits messages.
-    #[error("a trailer line is malformed, or names a field that delimits messages")]
-    Trailer,
-    /// The connection ended in the middle of the head.
-    #[error("the connection ended in the middle of the head")]
-    Truncated,
-    /// The head is larger than its limit.
-    #[error("the head is larger than {limit_bytes} bytes")]
-    HeadTooLarge {
-        /// The limit.
-        limit_bytes: usize,
-    },
-    /// The request target is longer than its limit.
-    #[error("the request target is longer than {limit_bytes} bytes")]
-    TargetTooLong {
-        /// The limit.
-        limit_bytes: usize,
-    },
-    /// There are too many header lines.
-    #[error("there are more than {limit} header lines")]
-    TooManyHeaders {
-        /// The limit.
-        limit: usize,
-    },
-    /// The only expectation known is 100-continue.
-    #[error("the only expectation known is 100-continue")]
-    Expectation,
-    /// The body is larger than its limit.
-    #[error("the body is larger than {limit_bytes} bytes")]
-    BodyTooLarge {
-        /// The limit.
-        limit_bytes: u64,
-    },
-    /// The head did not arrive whole in time.
-    #[error("the head did not arrive whole in time")]
-    HeadTimeout,
-    /// The body did not go on in time.
-    #[error("the body did not go on in time")]
-    BodyTimeout,
-}
 
 /// What stands at the front of the bytes given to [`Framing::step`].
 #[derive(Debug, PartialEq, Eq)]
@@ -439,141 +362,6 @@ fn section_end(input: &[u8], scanned: usize, limit: usize) -> Section {
     } else {
         Section::Partial(input.len())
     }
-}
-
-enum Delimited {
-    Length(u64),
-    Chunked,
-}
-
-fn read_head<J: TargetJudge>(
-    head: &[u8],
-    limits: HeadLimits,
-) -> Result<(HeadSeen<J::Fault>, Delimited), Fault> {
-    let mut fields = [httparse::EMPTY_HEADER; MAX_HEADERS];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(head) {
-        Ok(httparse::Status::Complete(length)) if length == head.len() => {}
-        // The section is whole, so a parser that wants more, or stops sooner, disagrees with us about its end.
-        Ok(_) => return Err(Fault::HeaderLine),
-        Err(httparse::Error::TooManyHeaders) => {
-            return Err(Fault::TooManyHeaders {
-                limit: limits.max_headers,
-            });
-        }
-        Err(httparse::Error::Version) => return Err(Fault::Version),
-        Err(httparse::Error::Token) => return Err(request_line_fault(head, limits)),
-        Err(httparse::Error::HeaderName | httparse::Error::HeaderValue | httparse::Error::NewLine) => {
-            return Err(Fault::HeaderLine);
-        }
-        Err(httparse::Error::Status) => return Err(Fault::RequestLine),
-    }
-    let (Some(method), Some(target), Some(version)) = (request.method, request.path, request.version) else {
-        return Err(Fault::RequestLine);
-    };
-    if request.headers.len() > limits.max_headers {
-        return Err(Fault::TooManyHeaders {
-            limit: limits.max_headers,
-        });
-    }
-    if target.len() > limits.max_target {
-        return Err(Fault::TargetTooLong {
-            limit_bytes: limits.max_target,
-        });
-    }
-    // `METHOD SP target SP HTTP/1.x`, exactly: httparse also lets more blanks through.
-    let request_line = method.len() + 1 + target.len() + 9;
-    if head.get(request_line..request_line + 2) != Some(b"\r\n") {
-        return Err(Fault::RequestLine);
-    }
-    let body = delimiter(request.headers, version, method)?;
-    let target_fault = match J::judge(target.as_bytes()) {
-        Ok(()) if method == "CONNECT" => Some(J::connect(target.as_bytes())),
-        Ok(()) => None,
-        Err(fault) => Some(fault),
-    };
-    let seen = HeadSeen {
-        request_line,
-        method: method.len(),
-        target_fault,
-        upgrade: request
-            .headers
-            .iter()
-            .any(|field| field.name.eq_ignore_ascii_case("upgrade")),
-    };
-    Ok((seen, body))
-}
-
-/// httparse stops at a byte that no target may hold; whether that is a fault of the path or of the line depends on
-/// what stands around it. Both are 400, and neither is forwarded.
-fn request_line_fault(head: &[u8], limits: HeadLimits) -> Fault {
-    let line = head.split(|byte| *byte == b'\r').next().unwrap_or(head);
-    if line.len() > limits.max_target.saturating_add(64) {
-        Fault::TargetTooLong {
-            limit_bytes: limits.max_target,
-        }
-    } else {
-        Fault::RequestLine
-    }
-}
-
-/// How the body is delimited, from all the fields that have a say in it.
-fn delimiter(fields: &[httparse::Header<'_>], version: u8, method: &str) -> Result<Delimited, Fault> {
-    let mut hosts = 0;
-    let mut length = None;
-    let mut chunked = false;
-    let mut expectation_fault = false;
-    for field in fields {
-        let value = field.value.trim_ascii();
-        if field.name.eq_ignore_ascii_case("host") {
-            hosts += 1;
-        } else if field.name.eq_ignore_ascii_case("content-length") {
-            if length.is_some() {
-                return Err(Fault::ContentLength);
-            }
-            length = Some(parse_length(value).ok_or(Fault::ContentLength)?);
-        } else if field.name.eq_ignore_ascii_case("transfer-encoding") {
-            if version == 0 {
-                return Err(Fault::TransferEncodingInOneZero);
-            }
-            if chunked || !value.eq_ignore_ascii_case(b"chunked") {
-                return Err(Fault::TransferEncoding);
-            }
-            chunked = true;
-        } else if field.name.eq_ignore_ascii_case("expect") && !value.eq_ignore_ascii_case(b"100-continue") {
-            expectation_fault = true;
-        }
-    }
-    match hosts {
-        0 => return Err(Fault::HostMissing),
-        1 => {}
-        _ => return Err(Fault::HostTwice),
-    }
-    if chunked && length.is_some() {
-        return Err(Fault::BothLengths);
-    }
-    if length.is_some_and(|length| length > 0) && matches!(method, "GET" | "HEAD") {
-        return Err(Fault::BodyWithoutMeaning);
-    }
-    if expectation_fault {
-        return Err(Fault::Expectation);
-    }
-    Ok(if chunked {
-        Delimited::Chunked
-    } else {
-        Delimited::Length(length.unwrap_or(0))
-    })
-}
-
-/// `1*DIGIT` without leading zeros: some readers take those for octal.
-fn parse_length(value: &[u8]) -> Option<u64> {
-    if value.is_empty() || value.len() > 19 || (value.len() > 1 && value.first() == Some(&b'0')) {
-        return None;
-    }
-    value.iter().try_fold(0_u64, |number, byte| {
-        byte.is_ascii_digit()
-            .then(|| number * 10 + u64::from(byte - b'0'))
-    })
 }
 
 /// `1*HEXDIG`, at most 15 of them, and an optional extension of visible characters.

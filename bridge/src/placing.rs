@@ -1,0 +1,308 @@
+//! From what a session shall be to where it runs: the runner of its target, and the ladder of tunnels to it.
+//!
+//! Here: which tunnels a target has, in which order, and the gateway's program that some of them need. Nothing is
+//! connected yet. Not here: the climbing (`tunnel::ladder`), what is then opened (`app.rs`).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use policy::Limits;
+use runners::local::{BaseEnvironment, LocalRunner};
+use runners::ssh::{SshHost, SshPool, SshRunner};
+use runners::{CommandManagedRuntimeRunner, SecretText, Shell};
+use tokio_util::sync::CancellationToken;
+use tunnel::http2::{Http2, Http2Options};
+use tunnel::ladder::Ladder;
+use tunnel::launch::{GatewayProgram, GatewayToken, Launcher, SessionName};
+use tunnel::local::Local;
+use tunnel::queue::{Bodies, Journal, Queue, QueueOptions};
+use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
+use tunnel::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
+
+use crate::app::{GatewayChoice, Identity, OpenError, SessionRequest, TargetSpec, TunnelChoice};
+use crate::config::environment;
+use crate::gateway;
+use crate::session::state::StateFolder;
+use crate::session::target;
+
+/// Beyond the largest body and head, what an agent may have sent before anybody reads it.
+const STREAM_SLACK_BYTES: usize = 256 * 1024;
+/// Clearing away what a predecessor left; it ends by itself otherwise.
+const CLEARING: Duration = Duration::from_secs(30);
+/// A larger file is no gateway.
+const GATEWAY_MAX_BYTES: u64 = 32 * 1024 * 1024;
+
+/// The name of the tunnel whose gateway outlives us.
+pub(crate) const QUEUE: &str = "queue_v1";
+
+/// What runs commands on the target, and the connection it shares, if there is one.
+pub(crate) type OnTarget = (Arc<dyn CommandManagedRuntimeRunner>, Option<Arc<SshHost>>);
+
+/// The runner of the target.
+///
+/// # Errors
+///
+/// [`OpenError::Configuration`] for what cannot be read.
+pub(crate) fn runner(request: &SessionRequest, pool: &SshPool) -> Result<OnTarget, OpenError> {
+    match &request.target {
+        TargetSpec::Local => {
+            let base = BaseEnvironment {
+                home: environment("HOME").unwrap_or_else(|| "/".into()),
+                user: environment("USER").unwrap_or_default(),
+                lang: environment("LANG").unwrap_or_else(|| "C.UTF-8".into()),
+            };
+            Ok((Arc::new(LocalRunner::new(base, None)), None))
+        }
+        TargetSpec::Ssh(target) => {
+            let (settings, notes) = target::ssh_settings(target).map_err(OpenError::Configuration)?;
+            for note in notes {
+                tracing::debug!(note, "ssh_config is not followed in one point");
+            }
+            let host = pool.host(settings);
+            Ok((Arc::new(SshRunner::new(Arc::clone(&host))), Some(host)))
+        }
+    }
+}
+
+/// The tunnels that may be taken, best first.
+///
+/// # Errors
+///
+/// [`OpenError::Configuration`] for what contradicts itself or cannot be read.
+pub(crate) fn ladder(
+    request: &SessionRequest,
+    runner: &Arc<dyn CommandManagedRuntimeRunner>,
+    host: Option<&Arc<SshHost>>,
+    identity: &Identity,
+    state: Option<&StateFolder>,
+) -> Result<Ladder, OpenError> {
+    let refused = |text: &str| Err(OpenError::Configuration(text.to_owned()));
+    let tunnels = Tunnels {
+        request,
+        runner,
+        identity,
+        state,
+    };
+    let rungs = match (&request.tunnel, host) {
+        // What a predecessor left is a queue; no other tunnel can go on with it.
+        (TunnelChoice::Auto, _) if identity.resumes() => vec![tunnels.queue()?],
+        (TunnelChoice::Auto | TunnelChoice::Local, None) => vec![tunnels.local()],
+        (TunnelChoice::SshReverse, None) => return refused("the target `local` takes no ssh-reverse tunnel"),
+        (TunnelChoice::Local, Some(_)) => return refused("an SSH target takes no local tunnel"),
+        // No other tunnel listens on a socket: there is nothing to fall back to.
+        (TunnelChoice::Auto, Some(host)) if request.unix_socket.is_some() => vec![tunnels.reverse(host)],
+        (TunnelChoice::Auto, Some(host)) => {
+            vec![tunnels.reverse(host), tunnels.http2()?, tunnels.queue()?]
+        }
+        (TunnelChoice::SshReverse, Some(host)) => vec![tunnels.reverse(host)],
+        (TunnelChoice::Http2, _) => vec![tunnels.http2()?],
+        (TunnelChoice::Queue, _) => vec![tunnels.queue()?],
+    };
+    Ok(Ladder::new(rungs))
+}
+
+/// Clears away what a predecessor left on the target, where its session is not gone on with.
+///
+/// # Errors
+///
+/// [`OpenError::Configuration`] for a gateway that cannot be read. What cannot be cleared away is told in the log: its
+/// gateway ends by itself, and nothing serves its queue.
+pub(crate) async fn clear_predecessor(
+    request: &SessionRequest,
+    runner: &Arc<dyn CommandManagedRuntimeRunner>,
+    identity: &Identity,
+) -> Result<(), OpenError> {
+    if identity.resumes() {
+        return Ok(());
+    }
+    let tunnels = Tunnels {
+        request,
+        runner,
+        identity,
+        state: None,
+    };
+    let Some(queue) = tunnels.left()? else {
+        return Ok(());
+    };
+    match tokio::time::timeout(CLEARING, queue.clear()).await {
+        Ok(Ok(())) => tracing::info!("what an earlier process left on the target was cleared away"),
+        Ok(Err(left)) => tracing::warn!(left, "what an earlier process left on the target ends by itself"),
+        Err(_) => {
+            tracing::warn!("what an earlier process left on the target could not be cleared away in time")
+        }
+    }
+    Ok(())
+}
+
+/// Makes each tunnel for one session.
+struct Tunnels<'a> {
+    request: &'a SessionRequest,
+    runner: &'a Arc<dyn CommandManagedRuntimeRunner>,
+    identity: &'a Identity,
+    state: Option<&'a StateFolder>,
+}
+
+impl Tunnels<'_> {
+    fn local(&self) -> Box<dyn Tunnel> {
+        Box::new(match &self.request.unix_socket {
+            Some(path) => Local::unix(path.clone()),
+            None => Local::tcp(),
+        })
+    }
+
+    fn reverse(&self, host: &Arc<SshHost>) -> Box<dyn Tunnel> {
+        let options = SshReverseOptions {
+            bind: self
+                .request
+                .unix_socket
+                .clone()
+                .map_or(Bind::Tcp { port: 0 }, |path| Bind::Unix { path }),
+            allow_exposed: self.request.allow_exposed_forward,
+            stream_cap: stream_cap(&self.request.limits),
+        };
+        Box::new(SshReverse::new(Arc::clone(host), options))
+    }
+
+    fn http2(&self) -> Result<Box<dyn Tunnel>, OpenError> {
+        let Some(launcher) = self.launcher()? else {
+            return Ok(Box::new(NoGateway("http2_v1")));
+        };
+        let options = Http2Options {
+            max_body: self.request.limits.max_body,
+            streams: self.request.streams,
+            ..Http2Options::new(self.name()?, self.token())
+        };
+        Ok(Box::new(Http2::new(launcher, options)))
+    }
+
+    fn queue(&self) -> Result<Box<dyn Tunnel>, OpenError> {
+        let Some(launcher) = self.launcher()? else {
+            return Ok(Box::new(NoGateway(QUEUE)));
+        };
+        let max_body = usize::try_from(self.request.limits.max_body).unwrap_or(usize::MAX);
+        let mut options = QueueOptions::new(self.name()?, self.token(), max_body);
+        if let GatewayChoice::Script(path) = &self.request.gateway {
+            options.bodies = bodies(&read(path)?);
+        }
+        if let Some(state) = self.state {
+            options.journal = Journal::open(state.journal())
+                .map_err(|fault| OpenError::Configuration(with_causes(&fault)))?;
+        }
+        Ok(Box::new(Queue::new(launcher, options)))
+    }
+
+    /// What a predecessor left that is not gone on with; nothing where its gateway ended with it.
+    fn left(&self) -> Result<Option<Queue>, OpenError> {
+        let Some(record) = self
+            .identity
+            .predecessor
+            .as_ref()
+            .filter(|record| record.tunnel == QUEUE)
+        else {
+            return Ok(None);
+        };
+        let Some((launcher, digest)) = self.launcher()?.zip(record.digest()) else {
+            return Ok(None);
+        };
+        let name = SessionName::new(record.session.to_string())
+            .map_err(|fault| OpenError::Configuration(fault.to_string()))?;
+        let options = QueueOptions::new(name, GatewayToken::from_digest(digest), 1);
+        Ok(Some(Queue::new(launcher, options)))
+    }
+
+    /// `None` where the built-in gateway is asked for and there is none.
+    fn launcher(&self) -> Result<Option<Launcher>, OpenError> {
+        let program = program(&self.request.gateway)?;
+        Ok(program.map(|program| Launcher::new(Arc::clone(self.runner), Shell::Sh, program)))
+    }
+
+    fn name(&self) -> Result<SessionName, OpenError> {
+        SessionName::new(self.identity.session.to_string())
+            .map_err(|fault| OpenError::Configuration(fault.to_string()))
+    }
+
+    fn token(&self) -> GatewayToken {
+        match &self.identity.token {
+            Some(token) => GatewayToken::from_text(SecretText::new(token.expose())),
+            None => GatewayToken::from_digest(self.identity.digest.to_bytes()),
+        }
+    }
+}
+
+/// An error and what was underneath, in one line.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// Stands in the ladder for a tunnel whose gateway we do not have.
+#[derive(Debug)]
+struct NoGateway(&'static str);
+
+impl Tunnel for NoGateway {
+    fn serve(
+        self: Box<Self>,
+        _: Arc<dyn Callbacks>,
+        _: StatusReporter,
+        _: CancellationToken,
+    ) -> BoxFuture<'static, TunnelEnd> {
+        std::future::ready(TunnelEnd::Refused {
+            reason: "no_gateway_for_platform",
+            detail: "this daemon was built without a gateway; name one with --gateway PATH, or --gateway node:PATH"
+                .to_owned(),
+        })
+        .boxed()
+    }
+
+    fn name(&self) -> &'static str {
+        self.0
+    }
+}
+
+fn stream_cap(limits: &Limits) -> usize {
+    let body = usize::try_from(limits.max_body).unwrap_or(usize::MAX);
+    body.saturating_add(limits.max_head)
+        .saturating_add(STREAM_SLACK_BYTES)
+}
+
+/// The program that the choice names; `None` where it is the built-in one and this daemon has none.
+fn program(choice: &GatewayChoice) -> Result<Option<GatewayProgram>, OpenError> {
+    Ok(match choice {
+        GatewayChoice::Builtin => gateway::embedded().map(GatewayProgram::binary),
+        GatewayChoice::Binary(path) => Some(GatewayProgram::binary(read(path)?)),
+        GatewayChoice::Script(path) => Some(GatewayProgram::script(read(path)?)),
+    })
+}
+
+/// The script before 2026.824 knows answers as text only, and no word of how they are encoded.
+fn bodies(script: &[u8]) -> Bodies {
+    let word = b"bodyEncoding";
+    if script.windows(word.len()).any(|window| window == word) {
+        Bodies::Base64
+    } else {
+        Bodies::Text
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, OpenError> {
+    let fault =
+        |why: String| OpenError::Configuration(format!("cannot use the gateway {}: {why}", path.display()));
+    let length = std::fs::metadata(path)
+        .map_err(|error| fault(error.to_string()))?
+        .len();
+    if length == 0 || length > GATEWAY_MAX_BYTES {
+        return Err(fault(format!(
+            "it has {length} bytes, and a gateway has 1 to {GATEWAY_MAX_BYTES}"
+        )));
+    }
+    std::fs::read(path).map_err(|error| fault(error.to_string()))
+}

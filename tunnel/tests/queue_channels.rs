@@ -1,0 +1,450 @@
+//! The ways into a queue directory, each against the same directory and the same hostile names.
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stderr,
+    reason = "a test says what went wrong by failing"
+)]
+
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use bytes::Bytes;
+use runners::CommandManagedRuntimeRunner;
+use runners::local::{BaseEnvironment, LocalRunner};
+use tunnel::queue::batch::Batch;
+use tunnel::queue::channel::{OpenQueue, Order, QueueChannel};
+use tunnel::queue::directory::Directory;
+use tunnel::queue::listing::{FileId, Found};
+use tunnel::queue::pump::Pump;
+
+const LIMIT: usize = 20 * 1024 * 1024;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+struct World {
+    folder: tempfile::TempDir,
+    queue: PathBuf,
+}
+
+impl World {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = folder.path().join("q it's");
+        Self { folder, queue }
+    }
+
+    fn runner() -> Arc<dyn CommandManagedRuntimeRunner> {
+        Arc::new(LocalRunner::new(BaseEnvironment::default(), None))
+    }
+
+    fn pump(&self, shell: &str) -> Box<dyn QueueChannel> {
+        let queue = self.queue.to_str().unwrap();
+        Box::new(Pump::new(Self::runner(), shell, queue, "", LIMIT, Arc::default()))
+    }
+
+    fn batch(&self, shell: &str, executions: Arc<AtomicU64>) -> Box<dyn QueueChannel> {
+        let queue = self.queue.to_str().unwrap();
+        Box::new(Batch::new(Self::runner(), shell, queue, "", LIMIT, executions))
+    }
+
+    /// Every kind of channel, with every shell that is here.
+    fn channels(&self) -> Vec<(String, Box<dyn QueueChannel>)> {
+        let mut channels: Vec<(String, Box<dyn QueueChannel>)> = vec![(
+            "directory".to_owned(),
+            Box::new(Directory::new(&self.queue, LIMIT)),
+        )];
+        for shell in self.shells() {
+            channels.push((format!("pump {shell}"), self.pump(&shell)));
+            channels.push((format!("batch {shell}"), self.batch(&shell, Arc::default())));
+        }
+        channels
+    }
+
+    fn shells(&self) -> Vec<String> {
+        let mut shells = vec!["sh".to_owned(), "bash".to_owned()];
+        if Path::new("/bin/busybox").exists() || Path::new("/usr/bin/busybox").exists() {
+            let path = self.folder.path().join("busybox-sh");
+            // Its own `head`, `base64` and `wc`, too.
+            let applets = self.folder.path().join("applets");
+            if !applets.exists() {
+                std::fs::create_dir(&applets).unwrap();
+                for applet in [
+                    "mkdir", "cat", "mv", "rm", "base64", "head", "wc", "sleep", "kill", "date",
+                ] {
+                    let busybox = if Path::new("/bin/busybox").exists() {
+                        "/bin/busybox"
+                    } else {
+                        "/usr/bin/busybox"
+                    };
+                    symlink(busybox, applets.join(applet)).unwrap();
+                }
+                std::fs::write(
+                    &path,
+                    format!(
+                        "#!/bin/sh\nexport PATH={}\nexec /bin/busybox sh \"$@\"\n",
+                        applets.display()
+                    ),
+                )
+                .unwrap();
+                std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+            }
+            shells.push(path.to_str().unwrap().to_owned());
+        } else {
+            eprintln!("skipped in part: there is no busybox on this machine");
+        }
+        shells
+    }
+
+    fn put(&self, name: &str, bytes: &[u8]) {
+        let part = self.queue.join("requests").join("part");
+        std::fs::write(&part, bytes).unwrap();
+        std::fs::rename(part, self.queue.join("requests").join(name)).unwrap();
+    }
+
+    fn names(&self, folder: &str) -> Vec<String> {
+        let mut names: Vec<String> = std::fs::read_dir(self.queue.join(folder))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().to_string_lossy().into_owned())
+            .collect();
+        names.sort();
+        names
+    }
+}
+
+fn id(name: &str) -> FileId {
+    FileId::of_file(&format!("{name}.json")).unwrap()
+}
+
+/// The next thing found that is not a mere sign of life.
+async fn next(queue: &mut OpenQueue) -> Found {
+    loop {
+        let found = tokio::time::timeout(PATIENCE, queue.found.recv())
+            .await
+            .expect("in time")
+            .expect("a channel")
+            .expect("no fault");
+        if found != Found::Beat {
+            return found;
+        }
+    }
+}
+
+async fn answer(queue: &mut OpenQueue, name: &str, answer: impl Into<Bytes>) -> Found {
+    let order = Order::Write {
+        id: id(name),
+        answer: answer.into(),
+    };
+    queue.orders.send(order).await.unwrap();
+    next(queue).await
+}
+
+async fn eventually(what: &str, condition: impl Fn() -> bool) {
+    let end = tokio::time::Instant::now() + PATIENCE;
+    while !condition() {
+        assert!(tokio::time::Instant::now() < end, "not in time: {what}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_request_is_claimed_read_answered_and_removed_by_every_channel() {
+    let world = World::new();
+    for (name, channel) in world.channels() {
+        let mut queue = channel.open().await.unwrap();
+        assert!(queue.clock.is_some(), "{name}");
+        world.put("a.json", b"hello");
+
+        let found = next(&mut queue).await;
+        assert_eq!(
+            found,
+            Found::Request {
+                id: id("a"),
+                bytes: Bytes::from_static(b"hello")
+            },
+            "{name}"
+        );
+        assert_eq!(world.names("requests"), [""; 0], "{name}");
+        assert_eq!(world.names("claimed"), ["a.json"], "{name}");
+
+        assert_eq!(
+            answer(&mut queue, "a", "{\"x\":1}\n").await,
+            Found::Written { id: id("a") }
+        );
+        let path = world.queue.join("responses/a.json");
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "{\"x\":1}\n", "{name}");
+        assert_eq!(
+            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+        eventually("the claimed file is gone", || world.names("claimed").is_empty()).await;
+        queue
+            .orders
+            .send(Order::Forget { ids: vec![id("a")] })
+            .await
+            .unwrap();
+        eventually("the response is removed", || world.names("responses").is_empty()).await;
+        drop(queue.orders);
+        while queue.found.recv().await.is_some() {}
+    }
+}
+
+#[tokio::test]
+async fn a_body_of_ten_mebibytes_passes_both_ways_through_every_channel() {
+    let world = World::new();
+    let body: Vec<u8> = (0..10 * 1024 * 1024_u32).map(|n| (n % 251) as u8).collect();
+    for (name, channel) in world.channels() {
+        let mut queue = channel.open().await.unwrap();
+        world.put("big.json", &body);
+
+        let Found::Request { bytes, .. } = next(&mut queue).await else {
+            panic!("{name}: no request")
+        };
+        assert!(bytes == body, "{name}");
+        assert_eq!(
+            answer(&mut queue, "big", body.clone()).await,
+            Found::Written { id: id("big") }
+        );
+        assert!(
+            std::fs::read(world.queue.join("responses/big.json")).unwrap() == body,
+            "{name}"
+        );
+        std::fs::remove_file(world.queue.join("responses/big.json")).unwrap();
+        // The next order is still understood.
+        world.put("b.json", b"x");
+        next(&mut queue).await;
+        assert_eq!(answer(&mut queue, "b", "y").await, Found::Written { id: id("b") });
+        std::fs::remove_file(world.queue.join("responses/b.json")).unwrap();
+        drop(queue.orders);
+        while queue.found.recv().await.is_some() {}
+    }
+}
+
+#[tokio::test]
+async fn hostile_names_and_kinds_of_file_are_left_where_they_are() {
+    let world = World::new();
+    for (name, channel) in world.channels() {
+        let mut queue = channel.open().await.unwrap();
+        let requests = world.queue.join("requests");
+        let secret = world.folder.path().join("secret.json");
+        std::fs::write(&secret, "secret").unwrap();
+        for bad in [
+            "..\n.json",
+            "a b.json",
+            ".hidden.json",
+            "-rf.json",
+            "a;id.json",
+            "$(id).json",
+            "ä.json",
+            "*.json",
+            "x.txt",
+        ] {
+            std::fs::write(requests.join(bad), "bad").unwrap();
+        }
+        std::fs::write(requests.join(format!("{}.json", "l".repeat(200))), "bad").unwrap();
+        symlink(&secret, requests.join("link.json")).unwrap();
+        std::fs::create_dir(requests.join("folder.json")).unwrap();
+        rustix_fifo(&requests.join("fifo.json"));
+        std::fs::File::create(requests.join("huge.json"))
+            .unwrap()
+            .set_len(1 << 40)
+            .unwrap();
+        world.put("zz.json", b"good");
+
+        let mut found = vec![next(&mut queue).await, next(&mut queue).await];
+        found.sort_by_key(|item| matches!(item, Found::Request { .. }));
+
+        assert_eq!(
+            found,
+            [
+                Found::TooLong { id: id("huge") },
+                Found::Request {
+                    id: id("zz"),
+                    bytes: Bytes::from_static(b"good")
+                }
+            ],
+            "{name}"
+        );
+        assert_eq!(
+            world.names("requests").len(),
+            13,
+            "{name}: {:?}",
+            world.names("requests")
+        );
+        assert_eq!(
+            answer(&mut queue, "huge", "x").await,
+            Found::Written { id: id("huge") }
+        );
+        assert_eq!(
+            answer(&mut queue, "zz", "x").await,
+            Found::Written { id: id("zz") }
+        );
+        drop(queue.orders);
+        while queue.found.recv().await.is_some() {}
+        std::fs::remove_dir_all(&world.queue).unwrap();
+    }
+}
+
+fn rustix_fifo(path: &Path) {
+    assert!(
+        std::process::Command::new("mkfifo")
+            .arg(path)
+            .status()
+            .unwrap()
+            .success()
+    );
+}
+
+#[tokio::test]
+async fn links_at_the_places_of_answers_are_never_written_through() {
+    let world = World::new();
+    for (name, channel) in world.channels() {
+        let mut queue = channel.open().await.unwrap();
+        let outside = world.folder.path().join("outside");
+        std::fs::write(&outside, "precious").unwrap();
+        symlink(&outside, world.queue.join("responses/a.json.tmp")).unwrap();
+        symlink(&outside, world.queue.join("responses/b.json")).unwrap();
+        for request in ["a", "b"] {
+            world.put(&format!("{request}.json"), b"x");
+            let found = next(&mut queue).await;
+            let bytes = Bytes::from_static(b"x");
+            assert_eq!(
+                found,
+                Found::Request {
+                    id: id(request),
+                    bytes
+                },
+                "{name}"
+            );
+            let written = answer(&mut queue, request, "answer").await;
+            assert_eq!(written, Found::Written { id: id(request) }, "{name}");
+        }
+
+        assert_eq!(std::fs::read_to_string(&outside).unwrap(), "precious", "{name}");
+        assert_eq!(
+            std::fs::read_to_string(world.queue.join("responses/a.json")).unwrap(),
+            "answer",
+            "{name}"
+        );
+        drop(queue.orders);
+        while queue.found.recv().await.is_some() {}
+        std::fs::remove_dir_all(&world.queue).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_a_request_that_is_gone_is_not_written() {
+    let world = World::new();
+    for (name, channel) in world.channels() {
+        let mut queue = channel.open().await.unwrap();
+        world.put("a.json", b"x");
+        next(&mut queue).await;
+        std::fs::remove_file(world.queue.join("claimed/a.json")).unwrap();
+
+        assert_eq!(
+            answer(&mut queue, "a", "x").await,
+            Found::Gone { id: id("a") },
+            "{name}"
+        );
+
+        assert_eq!(world.names("responses"), [""; 0], "{name}");
+        drop(queue.orders);
+        while queue.found.recv().await.is_some() {}
+    }
+}
+
+#[tokio::test]
+async fn what_a_lost_channel_had_claimed_is_found_by_the_next_one() {
+    let world = World::new();
+    for (name, channel) in world.channels() {
+        let mut lost = channel.open().await.unwrap();
+        world.put("a.json", b"one");
+        next(&mut lost).await;
+        std::fs::write(world.queue.join("responses/old.json"), "x").unwrap();
+        drop(lost);
+
+        let mut queue = loop {
+            // A directory is held until the last task of the lost channel has ended.
+            match channel.open().await {
+                Ok(queue) => break queue,
+                Err(fault) => assert_eq!(name, "directory", "{fault}"),
+            }
+        };
+
+        assert_eq!(
+            next(&mut queue).await,
+            Found::Request {
+                id: id("a"),
+                bytes: Bytes::from_static(b"one")
+            },
+            "{name}"
+        );
+        assert_eq!(
+            next(&mut queue).await,
+            Found::Response { id: id("old") },
+            "{name}"
+        );
+        let ids = vec![id("a"), id("old")];
+        queue.orders.send(Order::Forget { ids }).await.unwrap();
+        eventually("all is removed", || {
+            world.names("claimed").is_empty() && world.names("responses").is_empty()
+        })
+        .await;
+        drop(queue.orders);
+        while queue.found.recv().await.is_some() {}
+    }
+}
+
+#[tokio::test]
+async fn a_pump_ends_with_its_input_and_with_its_successor() {
+    let world = World::new();
+    for shell in world.shells() {
+        let first = world.pump(&shell).open().await.unwrap();
+        let mut second = world.pump(&shell).open().await.unwrap();
+
+        let mut first_found = first.found;
+        let end = async { while let Some(Ok(_)) = first_found.recv().await {} };
+        tokio::time::timeout(PATIENCE, end)
+            .await
+            .expect("the first gives way");
+        world.put("a.json", b"x");
+        assert!(
+            matches!(next(&mut second).await, Found::Request { .. }),
+            "{shell}"
+        );
+        assert_eq!(
+            answer(&mut second, "a", "x").await,
+            Found::Written { id: id("a") }
+        );
+
+        std::fs::remove_file(world.queue.join("responses/a.json")).unwrap();
+        drop(second.orders);
+        let end = async { while second.found.recv().await.is_some() {} };
+        tokio::time::timeout(PATIENCE, end)
+            .await
+            .expect("the second ends");
+    }
+}
+
+#[tokio::test]
+async fn one_execution_alone_carries_an_answer_and_brings_the_next_request() {
+    let world = World::new();
+    let executions = Arc::new(AtomicU64::new(0));
+    let mut queue = world.batch("sh", executions.clone()).open().await.unwrap();
+    let before = executions.load(Ordering::Relaxed);
+
+    for round in 0..10 {
+        let name = format!("r{round}");
+        world.put(&format!("{name}.json"), b"x");
+        assert!(matches!(next(&mut queue).await, Found::Request { .. }));
+        assert_eq!(
+            answer(&mut queue, &name, "y").await,
+            Found::Written { id: id(&name) }
+        );
+    }
+
+    let each = executions.load(Ordering::Relaxed) - before;
+    assert!(each <= 20, "{each} executions for 10 callbacks");
+}
