@@ -39,6 +39,12 @@ impl Sandbox {
         Self::at(Place::Local, "/usr/local/bin:/usr/bin:/bin".to_owned()).await
     }
 
+    /// A user of an SSH server of its own.
+    pub(crate) async fn ssh() -> Self {
+        let place = Place::Ssh(Box::new(Sshd::start()));
+        Self::at(place, "/usr/local/bin:/usr/bin:/bin".to_owned()).await
+    }
+
     /// A target whose `node`, if any, is found in `path`.
     async fn at(place: Place, path: String) -> Self {
         Self {
@@ -200,7 +206,7 @@ async fn our_gateway_over_ssh_carries_everything_and_leaves_nothing() {
     if !ssh_can_run() {
         return;
     }
-    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let sandbox = Sandbox::ssh().await;
 
     carries_everything(&sandbox, "builtin").await;
 }
@@ -246,7 +252,7 @@ async fn one_call_after_the_other_takes_at_most_150_ms_over_ssh() {
     if !ssh_can_run() {
         return;
     }
-    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let sandbox = Sandbox::ssh().await;
     let bridge = sandbox.open(&[]).await;
     let agent = agent(&bridge);
 
@@ -350,7 +356,7 @@ async fn a_lost_connection_is_told_opened_again_and_waited_for_by_callers() {
     if !ssh_can_run() {
         return;
     }
-    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let sandbox = Sandbox::ssh().await;
     let bridge = sandbox.open(&[]).await;
     let Place::Ssh(server) = &sandbox.place else {
         unreachable!()
