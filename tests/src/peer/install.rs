@@ -143,7 +143,10 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
 /// The target folder that this very program was built into.
 fn target_folder() -> PathBuf {
     let program = std::env::current_exe().expect("a program knows its own path");
-    // TARGET/PROFILE/deps/PROGRAM
-    let folder = program.ancestors().nth(3).map(Path::to_path_buf);
-    folder.unwrap_or_else(|| panic!("{} is not in a target folder", program.display()))
+    // TARGET/PROFILE/deps/PROGRAM for a test, TARGET/PROFILE/PROGRAM for a benchmark.
+    let in_deps = program.parent().is_some_and(|folder| folder.ends_with("deps"));
+    let folder = program.ancestors().nth(if in_deps { 3 } else { 2 });
+    folder
+        .map(Path::to_path_buf)
+        .unwrap_or_else(|| panic!("{} is not in a target folder", program.display()))
 }
