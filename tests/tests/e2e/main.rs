@@ -13,6 +13,7 @@ mod log;
 mod forwarding;
 mod ladder;
 mod connection_loss;
+mod soak;
 mod stalled_uploads;
 mod many_sessions;
 mod queue;
