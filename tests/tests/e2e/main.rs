@@ -12,6 +12,7 @@ mod outcomes;
 mod log;
 mod forwarding;
 mod ladder;
+mod early_answers;
 mod connection_loss;
 mod stalled_uploads;
 mod many_sessions;
