@@ -12,6 +12,7 @@ mod outcomes;
 mod log;
 mod forwarding;
 mod ladder;
+mod early_answers;
 mod connection_loss;
 mod soak;
 mod stalled_uploads;
