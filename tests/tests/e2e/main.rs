@@ -12,6 +12,8 @@ mod outcomes;
 mod log;
 mod forwarding;
 mod ladder;
+mod state_folder;
+mod host;
 mod connection_loss;
 mod stalled_uploads;
 mod many_sessions;

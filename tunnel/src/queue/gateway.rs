@@ -20,7 +20,7 @@ use crate::launch::{
 /// What our lines on stdout begin with: a login shell may print others.
 const MARK: &str = "pcb-queue ";
 /// A readiness document is shorter.
-const READY_MAX_BYTES: usize = 4096;
+pub(super) const READY_MAX_BYTES: usize = 4096;
 /// A gateway listens within this time.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// A login and a few lines of shell.
@@ -94,7 +94,7 @@ impl GatewayLife {
             name: options.session.clone(),
             environment: QueueVariables {
                 directory,
-                port: 0,
+                port: options.port,
                 poll_interval: options.poll,
                 response_timeout: options.response_timeout,
                 max_queue_depth: options.depth,
@@ -118,10 +118,14 @@ impl GatewayLife {
 
     /// Finds the gateway of an earlier host of this session, or starts one in an empty directory.
     pub(super) async fn begin(&mut self) -> Result<u16, GatewayFault> {
+        let wanted = self.environment.port;
         let port = match self.look(true).await? {
             Look::Alive(port) => port,
-            Look::Nothing => self.start(0).await?,
+            Look::Nothing => self.start(wanted).await?,
         };
+        if wanted != 0 && port != wanted {
+            return Err(GatewayFault::OtherPort(wanted));
+        }
         self.environment.port = port;
         Ok(port)
     }
