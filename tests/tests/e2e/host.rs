@@ -69,7 +69,9 @@ async fn serves(upstream: &Upstream, port: u16, what: &str) {
 }
 
 /// Starts gateway and host with their standard streams crossed.
-fn crossed(gateway: &mut Command, role: Role, upstream: &Upstream, port: u16) -> (Child, Child) {
+///
+/// The command is dropped: it holds ends of the pipes.
+fn crossed(mut gateway: Command, role: Role, upstream: &Upstream, port: u16) -> (Child, Child) {
     let (from_gateway, to_host) = std::io::pipe().unwrap();
     let (from_host, to_gateway) = std::io::pipe().unwrap();
     let (variable, value) = role.token();
@@ -112,10 +114,10 @@ fn crossed(gateway: &mut Command, role: Role, upstream: &Upstream, port: u16) ->
     (gateway, host)
 }
 
-async fn over_standard_streams(mut gateway: Command, role: Role, what: &str) {
+async fn over_standard_streams(gateway: Command, role: Role, what: &str) {
     let upstream = Upstream::start().await;
     let port = free_port();
-    let (mut gateway, mut host) = crossed(&mut gateway, role, &upstream, port);
+    let (mut gateway, mut host) = crossed(gateway, role, &upstream, port);
 
     serves(&upstream, port, what).await;
 

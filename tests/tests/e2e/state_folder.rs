@@ -204,8 +204,16 @@ async fn a_record_of_another_target_is_said_to_be_one_and_not_gone_on_with() {
     serves(&second).await;
     let ended = second.close().await;
     assert!(ended.stderr.contains("another target"), "{}", ended.stderr);
-    processes::signal(sandbox.gateway(&first), "TERM");
-    sandbox.is_clean().await;
+    let gateway = sandbox.gateway(&first);
+    processes::signal(gateway, "TERM");
+    eventually(LIMIT, "the gateway that was left to itself ends", || {
+        processes::one(gateway)
+            .is_none_or(|one| one.state == 'Z')
+            .then_some(())
+    })
+    .await;
+    // Nobody but its host removes the directory of a queue whose gateway was told to end.
+    assert_eq!(sandbox.left(), [format!("q-{first}")]);
 }
 
 #[tokio::test]
