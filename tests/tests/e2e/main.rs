@@ -15,8 +15,12 @@ mod ladder;
 mod state_folder;
 mod host;
 mod connection_loss;
+mod soak;
 mod stalled_uploads;
 mod many_sessions;
+mod queue;
+mod queue_restart;
+mod queue_hosted;
 mod attacks;
 
 use paperclip_bridge_tests::sshd;
