@@ -9,19 +9,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use policy::{Limits, RateLimit, Rules, Token, TokenDigest};
+use policy::{Limits, RateLimit, Rules, Token};
 use runners::CommandManagedRuntimeRunner;
 use runners::ssh::{SshHost, SshPool};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel::ladder::{Attempt, LadderReport};
+use tunnel::queue::QueuePlace;
+use tunnel::wire::names::variable;
 use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
 use uuid::Uuid;
 
-use crate::placing;
+use crate::placing::{self, Placed};
 use crate::secrets::Secret;
 use crate::session::budget::Budget;
+use crate::session::identity::Identity;
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
 use crate::upstream::{Upstream, UpstreamSettings};
@@ -136,6 +139,8 @@ pub struct OpenSession {
     pub tunnel: &'static str,
     /// The better tunnels that were tried before, and why they were not taken.
     pub ladder: Vec<Attempt>,
+    /// Where a `queue_v1` lies on the target.
+    pub queue_directory: Option<String>,
     /// The run id that was taken.
     pub run_id: String,
     /// Runs commands on the target.
@@ -162,14 +167,18 @@ impl Drop for Serving {
 }
 
 impl OpenSession {
-    /// What the agent's process is given: the four `PAPERCLIP_*` variables. `PAPERCLIP_API_KEY` is the token, and left
-    /// out where only the agent knows it.
+    /// What the agent's process is given, all of it named `PAPERCLIP_*`. `PAPERCLIP_API_KEY` is the token, and left out
+    /// where only the agent knows it; over `queue_v1` the queue's directory is among it, as Paperclip's own host has it.
     #[must_use]
     pub fn environment(&self) -> BTreeMap<String, String> {
         let key = self
             .token
             .as_ref()
             .map(|token| ("PAPERCLIP_API_KEY", token.expose()));
+        let queue = self
+            .queue_directory
+            .as_ref()
+            .map(|directory| (variable::QUEUE_DIR, directory.as_str()));
         [
             ("PAPERCLIP_API_URL", self.url.as_str()),
             ("PAPERCLIP_RUN_ID", self.run_id.as_str()),
@@ -177,6 +186,7 @@ impl OpenSession {
         ]
         .into_iter()
         .chain(key)
+        .chain(queue)
         .map(|(name, value)| (name.to_owned(), value.to_owned()))
         .collect()
     }
@@ -259,80 +269,6 @@ impl Default for App {
     }
 }
 
-/// Who the session is, on the target and to its agent.
-pub(crate) struct Identity {
-    /// Its name, here and on the target.
-    pub(crate) session: Uuid,
-    /// `None` where a predecessor gave it out: only its digest was kept.
-    pub(crate) token: Option<Token>,
-    pub(crate) digest: TokenDigest,
-    /// What a predecessor left on the target, if it ended without order.
-    pub(crate) predecessor: Option<SessionRecord>,
-}
-
-impl Identity {
-    /// A new one, or that of the predecessor where its gateway may still be standing on the same target.
-    fn choose(
-        request: &SessionRequest,
-        state: Option<&StateFolder>,
-        target: &str,
-    ) -> Result<Self, OpenError> {
-        let recorded = match state {
-            Some(state) => state
-                .predecessor()
-                .map_err(|error| OpenError::Configuration(error.to_string()))?,
-            None => None,
-        };
-        let predecessor = recorded.filter(|record| {
-            let same = record.target == target;
-            if !same {
-                tracing::warn!(
-                    target = record.target,
-                    session = %record.session,
-                    "the state folder speaks of another target; what was left there ends by itself"
-                );
-            }
-            same
-        });
-        let resumed = predecessor
-            .as_ref()
-            .filter(|record| request.resume && record.tunnel == placing::QUEUE)
-            .filter(|_| matches!(request.tunnel, TunnelChoice::Auto | TunnelChoice::Queue))
-            .and_then(|record| Some((record.session, record.digest()?)));
-        if let Some((session, digest)) = resumed {
-            return Ok(Self {
-                session,
-                token: None,
-                digest: TokenDigest::from_bytes(digest),
-                predecessor,
-            });
-        }
-        let mut random = [0_u8; 24];
-        getrandom::fill(&mut random)
-            .map_err(|error| OpenError::Configuration(format!("no randomness for a token: {error}")))?;
-        let token = Token::from_random(random);
-        Ok(Self {
-            session: Uuid::now_v7(),
-            digest: token.digest(),
-            token: Some(token),
-            predecessor,
-        })
-    }
-
-    /// The run's id: that of the predecessor where its session goes on, because its agent has it.
-    fn run_id<'a>(&'a self, asked: &'a str) -> &'a str {
-        self.predecessor
-            .as_ref()
-            .filter(|_| self.resumes())
-            .map_or(asked, |record| record.run_id.as_str())
-    }
-
-    /// Whether a predecessor's session goes on.
-    pub(crate) fn resumes(&self) -> bool {
-        self.token.is_none()
-    }
-}
-
 impl App {
     /// Opens a session and waits until an agent can use it.
     ///
@@ -344,27 +280,59 @@ impl App {
     ///
     /// Dropping the future cuts what it had begun.
     pub async fn open(&self, request: SessionRequest) -> Result<OpenSession, OpenError> {
-        let configuration = |error: &dyn std::fmt::Display| OpenError::Configuration(error.to_string());
-        let upstream =
-            Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
         let (runner, host) = placing::runner(&request, &self.ssh)?;
         let state = match &request.state_dir {
             Some(path) => Some(StateFolder::open(path).map_err(|error| configuration(&error))?),
             None => None,
         };
-        let identity = Identity::choose(&request, state.as_ref(), runner.target())?;
-        let run_id = identity.run_id(&request.run_id).to_owned();
-        let run_id_header = HeaderValue::from_str(&run_id)
+        let mut identity = Identity::choose(&request, state.as_ref(), runner.target())?;
+        let ground = Ground {
+            request,
+            runner,
+            host,
+            state,
+        };
+        if identity.resumes() {
+            match self.begin(&ground, &identity).await {
+                Ok(begun) => return ground.opened(begun, identity),
+                Err(OpenError::Refused { reason, detail }) => {
+                    tracing::warn!(
+                        reason,
+                        detail,
+                        session = %identity.session,
+                        "the session of an earlier process cannot be gone on with, so a new one is opened"
+                    );
+                    identity = identity.anew()?;
+                }
+                Err(error @ (OpenError::Configuration(_) | OpenError::Unreachable(_))) => return Err(error),
+            }
+        }
+        placing::clear_predecessor(&ground.request, &ground.runner, &identity).await?;
+        let begun = self.begin(&ground, &identity).await?;
+        ground.opened(begun, identity)
+    }
+
+    /// Serves a session of this identity as soon as an agent can use it.
+    async fn begin(&self, ground: &Ground, identity: &Identity) -> Result<Begun, OpenError> {
+        let Ground {
+            request,
+            runner,
+            host,
+            state,
+        } = ground;
+        let upstream =
+            Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
+        let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
-        placing::clear_predecessor(&request, &runner, &identity).await?;
-        let ladder = placing::ladder(&request, &runner, host.as_ref(), &identity, state.as_ref())?;
+        let Placed { ladder, queue } =
+            placing::ladder(request, runner, host.as_ref(), identity, state.as_ref())?;
         let report = ladder.report();
         let session = Session::of(
             identity.session,
             SessionParts {
-                run_id: run_id_header,
+                run_id,
                 tunnel: ladder.name(),
-                rules: request.rules,
+                rules: Arc::clone(&request.rules),
                 limits: request.limits,
                 rate: request.rate,
                 upstream,
@@ -377,19 +345,61 @@ impl App {
         let task = tokio::spawn(Box::new(ladder).serve(session.callbacks(), reporter, stop.clone()));
         let mut serving = Serving { task, stop };
         let listening = wait_until_ready(&mut status, &mut serving.task).await?;
-        let LadderReport {
-            attempts,
-            current: tunnel,
-        } = report.borrow().clone();
-        session.takes_tunnel(tunnel);
-        if let Some(state) = &state {
-            let record = SessionRecord::new(
-                session.id,
-                runner.target(),
-                tunnel,
-                &run_id,
-                identity.digest.to_bytes(),
-            );
+        let ladder = report.borrow().clone();
+        session.takes_tunnel(ladder.current);
+        Ok(Begun {
+            session,
+            listening,
+            ladder,
+            queue,
+            status,
+            serving,
+        })
+    }
+}
+
+/// What a session stands on, whoever it is.
+struct Ground {
+    request: SessionRequest,
+    runner: Arc<dyn CommandManagedRuntimeRunner>,
+    host: Option<Arc<SshHost>>,
+    state: Option<StateFolder>,
+}
+
+/// A tunnel that is ready.
+struct Begun {
+    session: Arc<Session>,
+    listening: Listening,
+    ladder: LadderReport,
+    /// Where its queue lies on the target, if the taken tunnel has one.
+    queue: QueuePlace,
+    status: watch::Receiver<Status>,
+    serving: Serving,
+}
+
+impl Ground {
+    /// Writes the session down and hands it to its owner.
+    fn opened(self, begun: Begun, identity: Identity) -> Result<OpenSession, OpenError> {
+        let Begun {
+            session,
+            listening,
+            ladder: LadderReport {
+                attempts,
+                current: tunnel,
+            },
+            queue,
+            status,
+            serving,
+        } = begun;
+        let run_id = identity.run_id(&self.request.run_id).to_owned();
+        if let Some(state) = &self.state {
+            let port = match &listening {
+                Listening::Tcp { port } => Some(*port),
+                Listening::Unix { .. } => None,
+            };
+            let digest = identity.digest.to_bytes();
+            let record = SessionRecord::new(session.id, self.runner.target(), tunnel, &run_id, digest);
+            let record = record.on_port(port);
             state.record(&record).map_err(|error| configuration(&error))?;
         }
         Ok(OpenSession {
@@ -401,15 +411,20 @@ impl App {
             token: identity.token,
             tunnel,
             ladder: attempts,
+            queue_directory: queue.get().filter(|_| tunnel == placing::QUEUE).cloned(),
             run_id,
-            runner,
+            runner: self.runner,
             status,
             session,
-            host,
-            state,
+            host: self.host,
+            state: self.state,
             serving,
         })
     }
+}
+
+fn configuration(error: &dyn std::fmt::Display) -> OpenError {
+    OpenError::Configuration(error.to_string())
 }
 
 async fn wait_until_ready(

@@ -18,13 +18,14 @@ use tunnel::http2::{Http2, Http2Options};
 use tunnel::ladder::Ladder;
 use tunnel::launch::{GatewayProgram, GatewayToken, Launcher, SessionName};
 use tunnel::local::Local;
-use tunnel::queue::{Bodies, Journal, Queue, QueueOptions};
+use tunnel::queue::{Bodies, Journal, Queue, QueueOptions, QueuePlace};
 use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
 use tunnel::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
 
-use crate::app::{GatewayChoice, Identity, OpenError, SessionRequest, TargetSpec, TunnelChoice};
+use crate::app::{GatewayChoice, OpenError, SessionRequest, TargetSpec, TunnelChoice};
 use crate::config::environment;
 use crate::gateway;
+use crate::session::identity::Identity;
 use crate::session::state::StateFolder;
 use crate::session::target;
 
@@ -67,6 +68,14 @@ pub(crate) fn runner(request: &SessionRequest, pool: &SshPool) -> Result<OnTarge
     }
 }
 
+/// Where a session will listen.
+pub(crate) struct Placed {
+    /// The tunnels that may be taken, best first.
+    pub(crate) ladder: Ladder,
+    /// Filled by the queue, where that is tried.
+    pub(crate) queue: QueuePlace,
+}
+
 /// The tunnels that may be taken, best first.
 ///
 /// # Errors
@@ -78,13 +87,14 @@ pub(crate) fn ladder(
     host: Option<&Arc<SshHost>>,
     identity: &Identity,
     state: Option<&StateFolder>,
-) -> Result<Ladder, OpenError> {
+) -> Result<Placed, OpenError> {
     let refused = |text: &str| Err(OpenError::Configuration(text.to_owned()));
     let tunnels = Tunnels {
         request,
         runner,
         identity,
         state,
+        queue_place: QueuePlace::default(),
     };
     let rungs = match (&request.tunnel, host) {
         // What a predecessor left is a queue; no other tunnel can go on with it.
@@ -101,7 +111,10 @@ pub(crate) fn ladder(
         (TunnelChoice::Http2, _) => vec![tunnels.http2()?],
         (TunnelChoice::Queue, _) => vec![tunnels.queue()?],
     };
-    Ok(Ladder::new(rungs))
+    Ok(Placed {
+        ladder: Ladder::new(rungs),
+        queue: tunnels.queue_place,
+    })
 }
 
 /// Clears away what a predecessor left on the target, where its session is not gone on with.
@@ -123,6 +136,7 @@ pub(crate) async fn clear_predecessor(
         runner,
         identity,
         state: None,
+        queue_place: QueuePlace::default(),
     };
     let Some(queue) = tunnels.left()? else {
         return Ok(());
@@ -143,6 +157,7 @@ struct Tunnels<'a> {
     runner: &'a Arc<dyn CommandManagedRuntimeRunner>,
     identity: &'a Identity,
     state: Option<&'a StateFolder>,
+    queue_place: QueuePlace,
 }
 
 impl Tunnels<'_> {
@@ -184,6 +199,9 @@ impl Tunnels<'_> {
         };
         let max_body = usize::try_from(self.request.limits.max_body).unwrap_or(usize::MAX);
         let mut options = QueueOptions::new(self.name()?, self.token(), max_body);
+        options.place = Arc::clone(&self.queue_place);
+        // Its agent knows no other.
+        options.port = self.identity.port().unwrap_or(0);
         if let GatewayChoice::Script(path) = &self.request.gateway {
             options.bodies = bodies(&read(path)?);
         }

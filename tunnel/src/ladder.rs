@@ -4,6 +4,7 @@
 //! good. What it tried, how long that took and the named reason why it was not taken stand in its [`LadderReport`].
 //! Not here: which tunnels a target has; who puts the rungs together knows that.
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +32,23 @@ pub struct Attempt {
     pub reason: &'static str,
     /// What is in the way and how to change it.
     pub detail: String,
+}
+
+/// In words, for people: `ssh-reverse not taken: forwarding_refused (…), 120 ms`.
+impl fmt::Display for Attempt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            tunnel,
+            took,
+            reason,
+            detail,
+        } = self;
+        write!(
+            f,
+            "{tunnel} not taken: {reason} ({detail}), {} ms",
+            took.as_millis()
+        )
+    }
 }
 
 /// How far the ladder has come.
@@ -106,7 +124,7 @@ impl Ladder {
                 return TunnelEnd::Refused { reason, detail };
             }
             let took = began.elapsed();
-            tracing::info!(
+            tracing::debug!(
                 tunnel,
                 reason,
                 detail,

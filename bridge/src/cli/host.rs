@@ -33,6 +33,7 @@ const ENVIRONMENT: &str = "\
 Environment, as the gateway has it:
   PAPERCLIP_BRIDGE_TOKEN                what callers must show; required
                                         (or PCBRIDGE_GATEWAY_TOKEN_SHA256, for this project's own gateway)
+  PAPERCLIP_BRIDGE_QUEUE_DIR            the directory, where --queue does not name it
   PAPERCLIP_BRIDGE_NONCE                what its READY line must repeat; required with --stdio
   PAPERCLIP_BRIDGE_PORT                 where it listens
   PAPERCLIP_BRIDGE_MAX_BODY_BYTES       largest body each way
@@ -87,9 +88,13 @@ pub(crate) struct HostArguments {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct ChannelOptions {
-    /// A queue directory on this machine
-    #[arg(long, value_name = "DIR")]
-    queue: Option<PathBuf>,
+    /// A queue directory on this machine [default: $PAPERCLIP_BRIDGE_QUEUE_DIR]
+    #[arg(long, value_name = "DIR", num_args = 0..=1)]
+    #[expect(
+        clippy::option_option,
+        reason = "how clap spells an option whose value may be left out"
+    )]
+    queue: Option<Option<PathBuf>>,
 
     /// HTTP/2 on our own standard input and output; the log stays on standard error
     #[arg(long)]
@@ -239,7 +244,7 @@ fn tunnel(
     max_body: u64,
     state: Option<&StateFolder>,
 ) -> Result<Box<dyn Tunnel>, Failure> {
-    let Some(named) = &arguments.channel.queue else {
+    let Some(queue) = &arguments.channel.queue else {
         let nonce = config::environment(variable::NONCE)
             .filter(|nonce| !nonce.is_empty())
             .ok_or_else(|| {
@@ -265,8 +270,23 @@ fn tunnel(
         let stream = tokio::io::join(stdin, tokio::io::stdout());
         return Ok(Box::new(GivenHttp2::new(Box::new(stream), options)));
     };
+    let named = match queue {
+        Some(named) => named.clone(),
+        None => config::environment(variable::QUEUE_DIR)
+            .filter(|named| !named.is_empty())
+            .map(PathBuf::from)
+            .ok_or_else(|| {
+                Failure::new(
+                    Exit::Configuration,
+                    format!(
+                        "--queue names no directory, and {} is not set",
+                        variable::QUEUE_DIR
+                    ),
+                )
+            })?,
+    };
     let max_body = usize::try_from(max_body).unwrap_or(usize::MAX);
-    let mut options = QueueOptions::new(queue_name(named, told.digest)?, told.token.clone(), max_body);
+    let mut options = QueueOptions::new(queue_name(&named, told.digest)?, told.token.clone(), max_body);
     if let Some(wait) = number(&config::environment, variable::RESPONSE_TIMEOUT_MS) {
         options.response_timeout = Duration::from_millis(wait);
     }
@@ -277,7 +297,7 @@ fn tunnel(
         options.journal = Journal::open(state.journal())
             .map_err(|fault| Failure::new(Exit::Configuration, with_causes(&fault)))?;
     }
-    Ok(Box::new(HostedQueue::new(named.clone(), options)))
+    Ok(Box::new(HostedQueue::new(named, options)))
 }
 
 /// The same queue with the same token is the same session, also for a restarted host: the journal goes by this name.

@@ -42,10 +42,25 @@ pub(crate) async fn open(
     // Boxed: opening is by far the largest future here.
     let opening = Box::pin(app.open(request));
     tokio::select! {
-        opened = opening => opened.map_err(failure),
+        opened = opening => opened.inspect(tell_ladder).map_err(failure),
         ending = signals.next() => {
             Err(Failure::new(Exit::Failed, format!("interrupted by signal {} before the session was open", ending.number())))
         }
+    }
+}
+
+/// Says once, in words, what was tried before the tunnel that was taken.
+fn tell_ladder(session: &OpenSession) {
+    let taken = session.tunnel;
+    for attempt in &session.ladder {
+        let ms = u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX);
+        tracing::info!(
+            tunnel = attempt.tunnel,
+            reason = attempt.reason,
+            ms,
+            taken,
+            "{attempt}; {taken} taken"
+        );
     }
 }
 

@@ -7,6 +7,7 @@ pub mod budget;
 pub mod ledger;
 pub(crate) mod target;
 pub(crate) mod state;
+pub(crate) mod identity;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

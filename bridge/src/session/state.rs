@@ -29,6 +29,9 @@ pub(crate) struct SessionRecord {
     /// What the upstream and the agent know the run by.
     pub(crate) run_id: String,
     pub(crate) token_sha256: String,
+    /// Where it listened on the target.
+    #[serde(default)]
+    pub(crate) port: Option<u16>,
 }
 
 /// Why a state folder cannot be used.
@@ -84,7 +87,13 @@ impl SessionRecord {
             tunnel: tunnel.to_owned(),
             run_id: run_id.to_owned(),
             token_sha256: token_sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+            port: None,
         }
+    }
+
+    /// The same, listening on this port of the target.
+    pub(crate) fn on_port(self, port: Option<u16>) -> Self {
+        Self { port, ..self }
     }
 
     /// The digest of its token.

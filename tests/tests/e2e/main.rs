@@ -13,6 +13,8 @@ mod log;
 mod forwarding;
 mod ladder;
 mod early_answers;
+mod state_folder;
+mod host;
 mod connection_loss;
 mod soak;
 mod stalled_uploads;

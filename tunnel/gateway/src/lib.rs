@@ -13,6 +13,7 @@ pub mod listen;
 mod http2;
 pub mod queue;
 mod url;
+mod record;
 pub mod node;
 mod diagnostics;
 
@@ -40,6 +41,7 @@ pub fn run(environment: &Environment) -> ExitCode {
         runtime.shutdown_background();
         ended
     });
+    record::remove(environment);
     match carried {
         Ok(()) => ExitCode::SUCCESS,
         Err(text) => {

@@ -5,6 +5,7 @@
 //! in quoted. Not here: when each is run.
 
 use runners::shell::quote;
+use wire::names::variable::RECORD;
 
 /// What our lines on stdout begin with: a login shell may print others.
 pub(super) const MARK: &str = "pcb-launch ";
@@ -50,9 +51,35 @@ fn folders(wanted: Wanted<'_>) -> String {
          works() {{ {works}; }}; \
          fits() {{ if [ -L \"$1\" ]; then return 1; fi; [ -f \"$1\" ] && [ -O \"$1\" ] || return 1; \
          digest \"$1\" 2>/dev/null; [ \"$h\" = {sha256} ] && works \"$1\" >/dev/null 2>&1; }}; \
-         f={name}; "
+         f={name}; {PROCESS}"
     )
 }
+
+/// Functions about the process `a` that started at `b`, and any other. Linux only: elsewhere there is no record.
+///
+/// Fields of `/proc/PID/stat` are counted after the program's name, which may hold anything; a zombie is gone.
+const PROCESS: &str = "stat() { s=; { IFS= read -r s </proc/$1/stat; } 2>/dev/null; set -- ${s##*\") \"}; \
+                       z=$1; g=$3; t=${20}; [ \"$t\" ]; }; \
+                       same() { stat \"$a\" && [ \"$t\" = \"$b\" ] && case $z in Z|X) false;; esac; }; \
+                       alive() { kill -s 0 \"$1\" 2>/dev/null || return 1; stat \"$1\" || return 0; \
+                       case $z in Z|X) return 1;; esac; }; ";
+
+/// Removes from a folder what nobody uses any more: records of gateways that are gone, unless a queue's host goes by
+/// them, and what was not touched for 30 days: queues without a gateway and, while no gateway runs here, programs and
+/// what broken uploads left. At most 16 programs at a time.
+const SWEEP: &str = "old() { [ -e \"$1\" ] && [ -z \"$(find \"$1\" -maxdepth 2 -mtime -30 2>/dev/null || echo x)\" ]; }; \
+                     sweep() { live=0; for x in \"$1\"/run-*; do [ -f \"$x\" ] || continue; a=; b=; \
+                     IFS=\" \" read -r a b <\"$x\"; q=$1/q-${x##*/run-}; \
+                     if [ \"$a\" -gt 1 ] 2>/dev/null && [ \"$b\" -gt 0 ] 2>/dev/null; then \
+                     if same; then live=1; elif [ -e \"$q\" ]; then if old \"$q\"; then rm -rf \"$q\"; rm -f \"$x\"; fi; \
+                     else rm -f \"$x\"; fi; elif old \"$x\"; then rm -f \"$x\"; fi; done; \
+                     for x in \"$1\"/q-*; do if [ -e \"$1/run-${x##*/q-}\" ]; then continue; fi; \
+                     if old \"$x\"; then rm -rf \"$x\"; fi; done; \
+                     if [ $live -eq 1 ]; then return 0; fi; m=0; \
+                     for x in \"$1\"/gateway-* \"$1\"/*/paperclip-bridge-server.mjs \"$1\"/.upload-* \"$1\"/.lock-*; do \
+                     if [ \"$x\" = \"$1/$f\" ] || [ $m -ge 16 ]; then continue; fi; \
+                     if old \"$x\"; then m=$((m+1)); rm -rf \"$x\"; \
+                     case $x in */paperclip-bridge-server.mjs) rmdir \"${x%/*}\";; esac; fi; done; } 2>/dev/null; ";
 
 /// Says what the target is and whether the program is there already.
 pub(super) fn probe(wanted: Wanted<'_>) -> String {
@@ -65,8 +92,8 @@ pub(super) fn probe(wanted: Wanted<'_>) -> String {
         "n=$(command -v node 2>/dev/null); say \"node $n\"; [ \"$n\" ] || exit 0; ".to_owned()
     };
     format!(
-        "{}{needs}for d in \"$d1\" \"$d2\"; do \
-         if [ -d \"$d\" ] && usable \"$d\" && fits \"$d/$f\"; then say \"installed $d/$f\"; exit 0; fi; done; \
+        "{}{SWEEP}{needs}for d in \"$d1\" \"$d2\"; do if [ -d \"$d\" ] && usable \"$d\"; then sweep \"$d\"; \
+         if fits \"$d/$f\"; then touch \"$d/$f\" 2>/dev/null; say \"installed $d/$f\"; exit 0; fi; fi; done; \
          say missing",
         folders(wanted)
     )
@@ -93,7 +120,7 @@ pub(super) fn upload(wanted: Wanted<'_>, staging: &str, skip_home: bool) -> Stri
          lock() {{ k=$1/.lock-{sha256}; i=0; until mkdir \"$k\" 2>/dev/null; do \
          if fits \"$1/$f\"; then return 0; fi; \
          o=; {{ IFS= read -r o <\"$k/pid\"; }} 2>/dev/null; \
-         if [ \"$o\" -gt 1 ] 2>/dev/null; then kill -s 0 \"$o\" 2>/dev/null || {{ rm -rf \"$k\"; i=$((i+20)); }}; fi; \
+         if [ \"$o\" -gt 1 ] 2>/dev/null; then alive \"$o\" || {{ rm -rf \"$k\"; i=$((i+20)); }}; fi; \
          if sleep 0.05 2>/dev/null; then i=$((i+1)); else sleep 1; i=$((i+20)); fi; \
          [ $i -ge 600 ] && return 0; done; l=$k; echo $$ >\"$k/pid\"; }}; \
          for d in \"$d1\" \"$d2\"; do usable \"$d\" || continue; \
@@ -111,16 +138,11 @@ pub(super) fn upload(wanted: Wanted<'_>, staging: &str, skip_home: bool) -> Stri
 
 /// Ends the process that the record `r` names, if it is still that very one: `TERM`, and `KILL` after `grace_steps`
 /// tenths of a second. Leaves 0 in `left` where nothing of it remains, and in `i` how long that took, empty where
-/// nothing was there. Linux only: elsewhere there is no record.
-///
-/// Fields of `/proc/PID/stat` are counted after the program's name, which may hold anything; a zombie is gone.
+/// nothing was there.
 fn ending(grace_steps: u32) -> String {
     let limit = grace_steps.saturating_add(10);
     format!(
-        "stat() {{ s=; {{ IFS= read -r s </proc/$1/stat; }} 2>/dev/null; set -- ${{s##*\") \"}}; \
-         z=$1; g=$3; t=${{20}}; [ \"$t\" ]; }}; \
-         same() {{ stat \"$a\" && [ \"$t\" = \"$b\" ] && case $z in Z|X) false;; esac; }}; \
-         send() {{ if [ \"$g\" = \"$a\" ]; then kill -s $1 -- -$a; else kill -s $1 $a; fi; }} 2>/dev/null; \
+        "{PROCESS}send() {{ if [ \"$g\" = \"$a\" ]; then kill -s $1 -- -$a; else kill -s $1 $a; fi; }} 2>/dev/null; \
          left=0; i=; a=; b=; if [ -f \"$r\" ]; then IFS=\" \" read -r a b <\"$r\"; fi; \
          if [ \"$a\" -gt 1 ] 2>/dev/null && [ \"$b\" -gt 0 ] 2>/dev/null && same; then i=0; send TERM; \
          while same && [ $i -lt {limit} ]; do if [ $i -eq {grace_steps} ]; then send KILL; fi; \
@@ -135,11 +157,13 @@ const READ_BLOCK: &str = "IFS= read -r n || exit 125; while [ \"$n\" -gt 0 ]; do
 
 /// Ends the predecessor, records itself, takes its variables and becomes the gateway.
 ///
+/// A gateway of ours is told where its record is, and removes it when it ends by itself.
+///
 /// - `record`: the record's path.
 /// - `command`: the gateway's command line, quoted.
 pub(super) fn start(record: &str, command: &str, grace_steps: u32) -> String {
     format!(
-        "unset CDPATH; umask 077; r={}; {}{READ_BLOCK}unset n v; \
+        "unset CDPATH; umask 077; r={}; {}{READ_BLOCK}unset n v; {RECORD}=$r; export {RECORD}; \
          if stat $$; then echo \"$$ $t\" >\"$r\"; fi 2>/dev/null; exec {command}",
         quote(record),
         ending(grace_steps)
@@ -149,7 +173,7 @@ pub(super) fn start(record: &str, command: &str, grace_steps: u32) -> String {
 /// As [`start`], but the gateway is left behind on its own: no terminal, no stdin, its output appended to `log`.
 pub(super) fn start_detached(record: &str, command: &str, log: &str, grace_steps: u32) -> String {
     format!(
-        "unset CDPATH; umask 077; r={}; {}{READ_BLOCK}unset n v; w=$(command -v setsid); \
+        "unset CDPATH; umask 077; r={}; {}{READ_BLOCK}unset n v; {RECORD}=$r; export {RECORD}; w=$(command -v setsid); \
          if [ -z \"$w\" ]; then w=nohup; fi; \
          {{ exec \"$w\" {command}; }} </dev/null >>{} 2>&1 & c=$!; \
          if stat $c; then echo \"$c $t\" >\"$r\"; fi 2>/dev/null; echo \"{MARK}started $c ${{t:--}}\"",

@@ -20,7 +20,7 @@ use crate::launch::{
 /// What our lines on stdout begin with: a login shell may print others.
 const MARK: &str = "pcb-queue ";
 /// A readiness document is shorter.
-const READY_MAX_BYTES: usize = 4096;
+pub(super) const READY_MAX_BYTES: usize = 4096;
 /// A gateway listens within this time.
 const READY_LIMIT: Duration = Duration::from_secs(10);
 /// A login and a few lines of shell.
@@ -94,7 +94,7 @@ impl GatewayLife {
             name: options.session.clone(),
             environment: QueueVariables {
                 directory,
-                port: 0,
+                port: options.port,
                 poll_interval: options.poll,
                 response_timeout: options.response_timeout,
                 max_queue_depth: options.depth,
@@ -118,10 +118,14 @@ impl GatewayLife {
 
     /// Finds the gateway of an earlier host of this session, or starts one in an empty directory.
     pub(super) async fn begin(&mut self) -> Result<u16, GatewayFault> {
+        let wanted = self.environment.port;
         let port = match self.look(true).await? {
             Look::Alive(port) => port,
-            Look::Nothing => self.start(0).await?,
+            Look::Nothing => self.start(wanted).await?,
         };
+        if wanted != 0 && port != wanted {
+            return Err(GatewayFault::OtherPort(wanted));
+        }
         self.environment.port = port;
         Ok(port)
     }
@@ -154,10 +158,11 @@ impl GatewayLife {
         let script = format!(
             "q={}; n=0; while [ $n -lt 200 ]; do if [ -s \"$q/ready.json\" ]; then echo \"{MARK}ready\"; \
              head -c {READY_MAX_BYTES} \"$q/ready.json\"; exit 0; fi; \
-             kill -0 {} 2>/dev/null || {{ echo \"{MARK}died\"; head -c 300 \"$q/logs/bridge.log\"; exit 0; }}; \
+             l=; {{ read -r l </proc/{pid}/stat; }} 2>/dev/null; \
+             {{ kill -0 {pid} 2>/dev/null && case ${{l##*) }} in Z*|X*) false;; esac; }} || {{ echo \"{MARK}died\"; head -c 300 \"$q/logs/bridge.log\"; exit 0; }}; \
              n=$((n+1)); sleep 0.05 2>/dev/null || {{ sleep 1; n=$((n+19)); }}; done; echo \"{MARK}late\"",
             quote(self.directory()),
-            started.pid
+            pid = started.pid,
         );
         let (word, rest) = self.run(script, EXECUTION_LIMIT).await?;
         match word.as_str() {
@@ -181,7 +186,7 @@ impl GatewayLife {
             "unset CDPATH; umask 077; q={}; r={}; w={}; a=0; \
              if [ -f \"$r\" ]; then read -r p s x <\"$r\"; \
              if [ -r \"/proc/$p/stat\" ] && [ \"$s\" ]; then read -r l <\"/proc/$p/stat\"; set -- ${{l##*) }}; \
-             if [ \"${{20}}\" = \"$s\" ]; then a=1; fi; elif kill -0 \"$p\" 2>/dev/null; then a=1; fi; fi; \
+             if [ \"${{20}}\" = \"$s\" ]; then case $1 in Z|X) ;; *) a=1;; esac; fi; elif kill -0 \"$p\" 2>/dev/null; then a=1; fi; fi; \
              h=; if [ -f \"$q/host.session\" ]; then read -r h <\"$q/host.session\"; fi; \
              if [ $a = 1 ] && [ \"$h\" = \"$w\" ] && [ -f \"$q/ready.json\" ]; then echo \"{MARK}alive\"; \
              head -c {READY_MAX_BYTES} \"$q/ready.json\"; exit 0; fi; \

@@ -15,11 +15,12 @@ mod stamp;
 mod desk;
 mod worker;
 mod gateway;
+mod named;
 mod serve;
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
@@ -31,6 +32,9 @@ use crate::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
 
 pub use desk::Bodies;
 pub use journal::{Journal, JournalFault};
+
+/// Filled with the directory of a queue on its target, once that is known.
+pub type QueuePlace = Arc<OnceLock<String>>;
 
 /// What a queue needs to know, whoever started its gateway.
 #[derive(Clone, Debug)]
@@ -55,6 +59,10 @@ pub struct QueueOptions {
     pub bodies: Bodies,
     /// No duplex even where the runner has one.
     pub batch_only: bool,
+    /// The port that a gateway must listen on, because an agent was told so before; 0 lets the system choose.
+    pub port: u16,
+    /// Told where the queue lies.
+    pub place: QueuePlace,
     /// Counts what is run on the target.
     pub executions: Arc<AtomicU64>,
 }
@@ -74,6 +82,8 @@ impl QueueOptions {
             linger: Duration::from_secs(600),
             bodies: Bodies::default(),
             batch_only: false,
+            port: 0,
+            place: QueuePlace::default(),
             executions: Arc::default(),
         }
     }

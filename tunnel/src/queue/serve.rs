@@ -17,7 +17,8 @@ use super::batch::Batch;
 use super::channel::{ChannelFault, OpenQueue, QueueChannel};
 use super::desk::Desk;
 use super::directory::Directory;
-use super::gateway::{GatewayFault, GatewayLife, ready_port};
+use super::gateway::{GatewayFault, GatewayLife};
+use super::named::Named;
 use super::pump::Pump;
 use super::worker::{Pause, Worker};
 use crate::launch::{LaunchFault, Launcher};
@@ -46,6 +47,8 @@ pub(super) async fn on_target(
         () = stop.cancelled() => return TunnelEnd::Stopped,
     };
     let mut life = GatewayLife::new(launcher.clone(), installed, &options);
+    // The first to say so is this session's only one.
+    let _ = options.place.set(life.directory().to_owned());
     let begun = tokio::select! {
         begun = life.begin() => Some(begun),
         () = stop.cancelled() => None,
@@ -122,12 +125,8 @@ pub(super) async fn in_directory(
     status: StatusReporter,
     stop: CancellationToken,
 ) -> TunnelEnd {
-    let ready = directory.join("ready.json");
-    let port = tokio::fs::read_to_string(&ready)
-        .await
-        .ok()
-        .and_then(|text| ready_port(&text).ok());
-    let listening = match port {
+    let named = Named::new(callbacks, directory.join("ready.json"));
+    let listening = match named.port().await {
         Some(port) => Listening::Tcp { port },
         // Where its gateway listens is not ours to know; the directory names it as well.
         None => Listening::Unix {
@@ -142,7 +141,7 @@ pub(super) async fn in_directory(
         gateway: None,
         backoff: Backoff::default(),
     };
-    let mut worker = Worker::new(desk(&options, callbacks, listening));
+    let mut worker = Worker::new(desk(&options, Arc::new(named), listening));
     match session.run(&mut worker).await {
         Ok(Some(queue)) => worker.finish(queue, FINISH_LIMIT).await,
         Ok(None) => {}

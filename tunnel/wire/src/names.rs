@@ -29,6 +29,8 @@ pub mod variable {
     pub const MAX_BODY_BYTES: &str = "PAPERCLIP_BRIDGE_MAX_BODY_BYTES";
     /// Seconds a detached gateway of ours stays after its host's last sign of life.
     pub const LINGER_SECONDS: &str = "PCBRIDGE_GATEWAY_LINGER_SECONDS";
+    /// The file that names the process of a gateway of ours, which removes it when it ends.
+    pub const RECORD: &str = "PCBRIDGE_GATEWAY_RECORD";
     /// Milliseconds without any byte of the host after which an `http2_v1` gateway ends; for tests.
     pub const SILENCE_MS: &str = "PCBRIDGE_GATEWAY_SILENCE_MS";
 }

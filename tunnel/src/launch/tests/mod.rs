@@ -2,6 +2,7 @@
 
 mod install;
 mod start;
+mod sweep;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};

@@ -1,0 +1,102 @@
+//! Who a session is: a new one, or that of a predecessor of this process.
+//!
+//! Here: [`Identity`], chosen from what the state folder holds. Not here: the folder (`state.rs`), what is done on the
+//! target with what a predecessor left (`placing.rs`).
+
+use policy::{Token, TokenDigest};
+use uuid::Uuid;
+
+use super::state::{SessionRecord, StateFolder};
+use crate::app::{OpenError, SessionRequest, TunnelChoice};
+use crate::placing;
+
+/// Who the session is, on the target and to its agent.
+pub(crate) struct Identity {
+    /// Its name, here and on the target.
+    pub(crate) session: Uuid,
+    /// `None` where a predecessor gave it out: only its digest was kept.
+    pub(crate) token: Option<Token>,
+    pub(crate) digest: TokenDigest,
+    /// What a predecessor left on the target, if it ended without order.
+    pub(crate) predecessor: Option<SessionRecord>,
+}
+
+impl Identity {
+    /// A new one, or that of the predecessor where its gateway may still be standing on the same target.
+    pub(crate) fn choose(
+        request: &SessionRequest,
+        state: Option<&StateFolder>,
+        target: &str,
+    ) -> Result<Self, OpenError> {
+        let recorded = match state {
+            Some(state) => state
+                .predecessor()
+                .map_err(|error| OpenError::Configuration(error.to_string()))?,
+            None => None,
+        };
+        let predecessor = recorded.filter(|record| {
+            let same = record.target == target;
+            if !same {
+                tracing::warn!(
+                    target = record.target,
+                    session = %record.session,
+                    "the state folder speaks of another target, so a new session is opened; what was left there ends by itself"
+                );
+            }
+            same
+        });
+        let resumed = predecessor
+            .as_ref()
+            .filter(|record| request.resume && record.tunnel == placing::QUEUE)
+            .filter(|_| matches!(request.tunnel, TunnelChoice::Auto | TunnelChoice::Queue))
+            .and_then(|record| Some((record.session, record.digest()?)));
+        if let Some((session, digest)) = resumed {
+            return Ok(Self {
+                session,
+                token: None,
+                digest: TokenDigest::from_bytes(digest),
+                predecessor,
+            });
+        }
+        Self::fresh(predecessor)
+    }
+
+    /// A new one, in place of a predecessor's that cannot be gone on with.
+    pub(crate) fn anew(self) -> Result<Self, OpenError> {
+        Self::fresh(self.predecessor)
+    }
+
+    fn fresh(predecessor: Option<SessionRecord>) -> Result<Self, OpenError> {
+        let mut random = [0_u8; 24];
+        getrandom::fill(&mut random)
+            .map_err(|error| OpenError::Configuration(format!("no randomness for a token: {error}")))?;
+        let token = Token::from_random(random);
+        Ok(Self {
+            session: Uuid::now_v7(),
+            digest: token.digest(),
+            token: Some(token),
+            predecessor,
+        })
+    }
+
+    /// The run's id: that of the predecessor where its session goes on, because its agent has it.
+    pub(crate) fn run_id<'a>(&'a self, asked: &'a str) -> &'a str {
+        self.predecessor
+            .as_ref()
+            .filter(|_| self.resumes())
+            .map_or(asked, |record| record.run_id.as_str())
+    }
+
+    /// The port that the agent of a predecessor's session knows; `None` for a session of our own.
+    pub(crate) fn port(&self) -> Option<u16> {
+        self.predecessor
+            .as_ref()
+            .filter(|_| self.resumes())
+            .and_then(|record| record.port)
+    }
+
+    /// Whether a predecessor's session goes on.
+    pub(crate) fn resumes(&self) -> bool {
+        self.token.is_none()
+    }
+}
