@@ -15,6 +15,9 @@ mod ladder;
 mod connection_loss;
 mod stalled_uploads;
 mod many_sessions;
+mod queue;
+mod queue_restart;
+mod queue_hosted;
 mod attacks;
 
 use paperclip_bridge_tests::sshd;

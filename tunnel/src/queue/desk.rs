@@ -51,8 +51,19 @@ pub enum Bodies {
     /// As base64: our gateway, and the published one since 2026.916.
     #[default]
     Base64,
-    /// As text, which loses what is not UTF-8: the published gateway before that.
+    /// As text, which loses what is not UTF-8: the published gateway before that. It knows no outcome either, so that
+    /// it is told of one by the status that the caller must see.
     Text,
+}
+
+impl Bodies {
+    /// How an unknown outcome stands on the wire: a gateway that knows outcomes makes 409 of whatever it reads.
+    const fn indeterminate(self) -> StatusCode {
+        match self {
+            Self::Base64 => StatusCode::GATEWAY_TIMEOUT,
+            Self::Text => StatusCode::CONFLICT,
+        }
+    }
 }
 
 /// What all requests of a queue share.
@@ -152,6 +163,12 @@ impl Desk {
             }
         }
         let patience = self.response_timeout.saturating_sub(age);
+        if self.bodies == Bodies::Text && !safe {
+            // That gateway would end its wait with a status that invites to send the request again.
+            let patience = patience.saturating_sub(CLOCK_SLACK.min(self.response_timeout / 4));
+            let answered = timeout(patience, self.ask(envelope, safe, &id)).await;
+            return Decision::Answer(answered.unwrap_or_else(|_| self.indeterminate(&id)));
+        }
         let answered = timeout(patience, self.ask(envelope, safe, &id)).await;
         answered.map_or(Decision::Forget, Decision::Answer)
     }
@@ -223,7 +240,7 @@ impl Desk {
             id: id.as_str().to_owned(),
             // The gateway makes 409 of it again: on this wire 504 is the peer's word for it.
             status: if unknown && parts.status == StatusCode::CONFLICT {
-                StatusCode::GATEWAY_TIMEOUT
+                self.bodies.indeterminate()
             } else {
                 parts.status
             },
@@ -265,7 +282,7 @@ impl Desk {
             HeaderValue::from_static(INDETERMINATE),
         );
         let body = json!({ "error": UNKNOWN_OUTCOME, "outcome": INDETERMINATE, "retryable": false });
-        envelope(id, StatusCode::GATEWAY_TIMEOUT, headers, body.to_string())
+        envelope(id, self.bodies.indeterminate(), headers, body.to_string())
     }
 
     #[expect(clippy::unused_self, reason = "reads as one family with its neighbours")]

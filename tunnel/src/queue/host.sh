@@ -29,8 +29,9 @@ for folder in requests responses claimed; do
     [ ! -L "$folder" ] || refuse "$folder in the queue is a symbolic link"
 done
 
-# Each check costs one process; without fractions of a second one per second.
-if sleep 0.05 2>/dev/null; then nap=0.05 checks=1 beats=100; else nap=1 checks=20 beats=5; fi
+# Each wait costs one process; without fractions of a second it is one per second. Counted in checks of 50 ms.
+if sleep 0.05 2>/dev/null; then nap=0.05 checks=1 long=0.1; else nap=1 checks=20 long=1; fi
+idle=0
 
 # Some `head` read ahead of what they print, and would swallow the orders that follow.
 exact=0
@@ -175,15 +176,26 @@ is_mine() {
     [ "$mine" = "$owner" ]
 }
 
+# Waits for the next look at the requests; after five seconds without any twice as long. Says in `spent` how long.
+rest() {
+    idle=$((idle + checks)) spent=$checks
+    if [ "$idle" -le 100 ]; then
+        sleep "$nap"
+    else
+        [ "$nap" = "$long" ] || spent=$((checks * 2))
+        sleep "$long"
+    fi
+}
+
 poll() {
     trap 'kill "$main" 2>/dev/null' EXIT
     [ "$relist" != 1 ] || recall
     beat=0
     while kill -0 "$main" 2>/dev/null; do
         is_mine || exit 0
-        take || sleep "$nap"
-        beat=$((beat + 1))
-        if [ "$beat" -ge "$beats" ]; then
+        if take; then idle=0 spent=$checks; else rest; fi
+        beat=$((beat + spent))
+        if [ "$beat" -ge 100 ]; then
             beat=0
             echo K || exit 0
             watch
@@ -211,9 +223,9 @@ if [ "$turns" -ge 0 ]; then
     watch
     waited=0
     while is_mine && ! take; do
-        waited=$((waited + checks))
         [ "$waited" -lt "$turns" ] || break
-        sleep "$nap"
+        rest
+        waited=$((waited + spent))
     done
 fi
 echo Z

@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use runners::ssh::Backoff;
@@ -82,6 +83,7 @@ pub(super) async fn on_target(
             return unusable(fault);
         }
     };
+    let callbacks = worker.begun();
     let deadline = Instant::now() + STOP_LIMIT;
     // The gateway takes no more requests from the first moment on; callers that wait get their answers meanwhile.
     let finish = async {
@@ -101,6 +103,7 @@ pub(super) async fn on_target(
     {
         tracing::warn!(session = options.session.as_str(), %fault, "the journal keeps a session that is over");
     }
+    tell(&options, callbacks);
     clean_end(left)
 }
 
@@ -145,7 +148,18 @@ pub(super) async fn in_directory(
         Ok(None) => {}
         Err(fault) => return unusable(fault),
     }
+    tell(&options, worker.begun());
     TunnelEnd::Stopped
+}
+
+/// What the session cost, for whoever compares.
+fn tell(options: &QueueOptions, callbacks: u64) {
+    tracing::info!(
+        session = options.session.as_str(),
+        executions = options.executions.load(Ordering::Relaxed),
+        callbacks,
+        "queue_v1 ended"
+    );
 }
 
 fn desk(options: &QueueOptions, callbacks: Arc<dyn Callbacks>, listening: Listening) -> Desk {

@@ -38,6 +38,7 @@ pub(super) struct Worker {
     pending: VecDeque<Order>,
     /// Answered or found: removed from the directory at this time, should anything be left.
     leaving: VecDeque<(Instant, FileId)>,
+    begun: u64,
 }
 
 #[derive(Debug)]
@@ -67,7 +68,13 @@ impl Worker {
             held_bytes: 0,
             pending: VecDeque::new(),
             leaving: VecDeque::new(),
+            begun: 0,
         }
+    }
+
+    /// Callbacks that were taken up so far, also those that were then refused.
+    pub(super) const fn begun(&self) -> u64 {
+        self.begun
     }
 
     /// Serves until `stop` is cancelled or the channel is lost. What is being served goes on meanwhile.
@@ -230,6 +237,7 @@ impl Worker {
             Some(State::Over) => return,
             None => {}
         }
+        self.begun += 1;
         let sent = Arc::new(AtomicBool::new(false));
         self.known
             .insert(id.clone(), State::Serving { sent: sent.clone() });

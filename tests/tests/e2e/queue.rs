@@ -1,0 +1,298 @@
+//! `queue_v1` with real gateways on real targets: whole calls, many at once, and nothing left at the end.
+//!
+//! Here also [`Sandbox`], the place that other files' queues stand in. Restarts are in `queue_restart.rs`, queues whose
+//! gateway somebody else started in `queue_hosted.rs`.
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use paperclip_bridge_tests::binary::Bridge;
+use paperclip_bridge_tests::peer::{Installed, Release, gateway, installed, their_script};
+use paperclip_bridge_tests::sshd::Sshd;
+use paperclip_bridge_tests::world::{Place, daemon};
+use paperclip_bridge_tests::{Agent, Script, Upstream, can_run, eventually, processes, user};
+use tempfile::TempDir;
+
+use crate::ssh_can_run;
+
+pub(crate) const ME: &str = "/api/agents/me";
+pub(crate) const COMMENTS: &str = "/api/issues/PAP-1/comments";
+const JSON: (&str, &str) = ("content-type", "application/json");
+const TEN_MEBIBYTES: usize = 10 * 1024 * 1024;
+
+/// Where a queue stands: a target, a home on it, and the upstream behind it all.
+#[derive(Debug)]
+pub(crate) struct Sandbox {
+    pub(crate) upstream: Upstream,
+    pub(crate) place: Place,
+    pub(crate) folder: TempDir,
+    path: String,
+}
+
+impl Sandbox {
+    /// This machine.
+    pub(crate) async fn local() -> Self {
+        Self::at(Place::Local, "/usr/local/bin:/usr/bin:/bin".to_owned()).await
+    }
+
+    /// A target whose `node`, if any, is found in `path`.
+    async fn at(place: Place, path: String) -> Self {
+        Self {
+            upstream: Upstream::start().await,
+            place,
+            folder: tempfile::tempdir().unwrap(),
+            path,
+        }
+    }
+
+    /// Opens a session there.
+    pub(crate) async fn open(&self, arguments: &[&str]) -> Bridge {
+        let opened = daemon("open", &self.place, &self.upstream.url())
+            .args(["--json", "--until-stdin-closes", "--tunnel", "queue_v1"])
+            .args(arguments.iter().copied())
+            .env("HOME", self.folder.path().to_str().unwrap())
+            .env("PATH", &self.path)
+            .open()
+            .await;
+        let bridge =
+            opened.unwrap_or_else(|ended| panic!("`open` ended with {:?}: {}", ended.code, ended.stderr));
+        assert_eq!(bridge.opened.tunnel, "queue_v1");
+        bridge
+    }
+
+    fn home(&self) -> PathBuf {
+        match &self.place {
+            Place::Ssh(server) => match server.made_user() {
+                Some(user) => user.home().to_owned(),
+                None => PathBuf::from(std::env::var_os("HOME").unwrap()),
+            },
+            Place::Local | Place::Other(_) => self.folder.path().to_owned(),
+        }
+    }
+
+    /// The queue directory of a session.
+    pub(crate) fn queue(&self, session: &str) -> PathBuf {
+        self.home().join(format!(".cache/paperclip-bridge/q-{session}"))
+    }
+
+    /// The processes whose arguments or environment name this queue: its gateway and its shells.
+    pub(crate) fn processes(&self, session: &str) -> Vec<String> {
+        let name = format!("q-{session}").into_bytes();
+        let names = |text: &[u8]| text.windows(name.len()).any(|part| part == name);
+        processes::all()
+            .into_iter()
+            .filter(|one| one.state != 'Z')
+            .filter(|one| names(&processes::command_line(one.pid)) || names(&processes::environment(one.pid)))
+            .map(|one| format!("{} {}", one.pid, one.name))
+            .collect()
+    }
+
+    /// Waits until nothing of a session is left on the target.
+    pub(crate) async fn is_clean_after(&self, session: &str, port: u16) {
+        assert!(!processes::anyone_listens(port), "the port still listens");
+        let queue = self.queue(session);
+        assert!(!queue.exists(), "{} is left", queue.display());
+        eventually(Duration::from_secs(5), "no process of the queue is left", || {
+            self.processes(session).is_empty().then_some(())
+        })
+        .await;
+    }
+}
+
+pub(crate) fn agent(bridge: &Bridge) -> Agent {
+    Agent {
+        url: bridge.opened.url.clone(),
+        token: bridge.opened.token.clone(),
+    }
+}
+
+pub(crate) fn port(url: &str) -> u16 {
+    url.rsplit_once(':').unwrap().1.parse().unwrap()
+}
+
+/// One call of each kind, 64 of them at once, and the end.
+async fn carries_everything(sandbox: &Sandbox, gateway: &str) {
+    let what = format!("{} by {gateway}", sandbox.place.target());
+    let bridge = sandbox.open(&["--gateway", gateway]).await;
+    let agent = agent(&bridge);
+
+    assert_eq!(agent.get(ME).await.unwrap().status, 200, "{what}");
+    let made = Script::json(201, r#"{"made":true}"#);
+    sandbox.upstream.on("POST", COMMENTS, made);
+    assert_eq!(agent.post(COMMENTS, r#"{"body":"x"}"#).await.unwrap().status, 201);
+    carries_ten_mebibytes_both_ways(sandbox, &agent, &what).await;
+    sixty_four_at_once_are_answered(&agent, &what).await;
+
+    let opened = bridge.opened.clone();
+    let ended = bridge.close().await;
+    assert_eq!(ended.code, Some(0), "{what}: {}", ended.stderr);
+    assert!(
+        ended.stderr.contains("queue_v1 ended"),
+        "{what}: {}",
+        ended.stderr
+    );
+    sandbox.is_clean_after(&opened.session, port(&opened.url)).await;
+}
+
+async fn carries_ten_mebibytes_both_ways(sandbox: &Sandbox, agent: &Agent, what: &str) {
+    let body = format!("{:?}", "x".repeat(TEN_MEBIBYTES - 2)).into_bytes();
+    let echo = Script::answer(200, &[JSON], &body);
+    sandbox.upstream.on_next(1, "POST", COMMENTS, echo);
+    let before = sandbox.upstream.count();
+
+    let started = Instant::now();
+    let answer = agent.call("POST", COMMENTS, &[JSON], &body).await.unwrap();
+
+    eprintln!("{what}: 10 MiB each way in {:?}", started.elapsed());
+    assert_eq!(answer.status, 200, "{what}: {}", answer.text());
+    assert!(answer.body == body, "{what}: another body came back");
+    let seen = sandbox.upstream.seen_since(before);
+    assert!(
+        seen.len() == 1 && seen[0].body == body,
+        "{what}: another body arrived"
+    );
+}
+
+async fn sixty_four_at_once_are_answered(agent: &Agent, what: &str) {
+    let started = Instant::now();
+    let mut callers = tokio::task::JoinSet::new();
+    for number in 0..64 {
+        let agent = agent.clone();
+        callers.spawn(async move {
+            match number % 2 {
+                0 => agent.get(ME).await.map(|answer| answer.status == 200),
+                _ => agent
+                    .post(COMMENTS, "{}")
+                    .await
+                    .map(|answer| answer.status == 201),
+            }
+        });
+    }
+    let answered = callers.join_all().await;
+
+    let took = started.elapsed();
+    eprintln!("{what}: 64 at once in {took:?}");
+    assert!(
+        answered.iter().all(|answer| *answer == Ok(true)),
+        "{what}: {answered:?}"
+    );
+    assert!(took < Duration::from_secs(5), "{what}: 64 at once took {took:?}");
+}
+
+/// An SSH server whose `node` is the installed one.
+fn server_with_node(installed: &Installed) -> Sshd {
+    Sshd::builder()
+        .line(&format!("SetEnv PATH={}", gateway::path_with_node(installed)))
+        .start()
+}
+
+#[tokio::test]
+async fn our_gateway_on_this_machine_carries_everything_and_leaves_nothing() {
+    carries_everything(&Sandbox::local().await, "builtin").await;
+}
+
+#[tokio::test]
+async fn our_gateway_over_ssh_carries_everything_and_leaves_nothing() {
+    if !ssh_can_run() {
+        return;
+    }
+    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+
+    carries_everything(&sandbox, "builtin").await;
+}
+
+#[tokio::test]
+async fn the_published_gateway_on_this_machine_carries_everything_and_leaves_nothing() {
+    if !can_run(installed().map(drop)) {
+        return;
+    }
+    let installed = installed().unwrap();
+    let sandbox = Sandbox::at(Place::Local, gateway::path_with_node(installed)).await;
+    let script = their_script(installed, Release::R916, sandbox.folder.path());
+
+    carries_everything(&sandbox, &format!("node:{}", script.display())).await;
+}
+
+#[tokio::test]
+async fn the_published_gateway_over_ssh_carries_everything_and_leaves_nothing() {
+    if !(ssh_can_run() && can_run(installed().map(drop)) && can_run(readable(installed().unwrap()))) {
+        return;
+    }
+    let installed = installed().unwrap();
+    let place = Place::Ssh(Box::new(server_with_node(installed)));
+    let sandbox = Sandbox::at(place, "/usr/bin:/bin".to_owned()).await;
+    let script = their_script(installed, Release::R916, sandbox.folder.path());
+
+    carries_everything(&sandbox, &format!("node:{}", script.display())).await;
+}
+
+/// Whether the user whom a test makes may run the installed Node.
+fn readable(installed: &Installed) -> Result<(), String> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let closed =
+        |folder: &Path| std::fs::metadata(folder).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0);
+    match installed.node().ancestors().find(|folder| closed(folder)) {
+        Some(folder) if user::is_root() => Err(format!("{} is closed to other users", folder.display())),
+        Some(_) | None => Ok(()),
+    }
+}
+
+#[tokio::test]
+async fn one_call_after_the_other_takes_at_most_150_ms_over_ssh() {
+    if !ssh_can_run() {
+        return;
+    }
+    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let bridge = sandbox.open(&[]).await;
+    let agent = agent(&bridge);
+
+    let mut took = vec![];
+    for number in 0..41 {
+        let started = Instant::now();
+        let answer = match number % 2 {
+            0 => agent.get(ME).await.unwrap(),
+            _ => agent.post(COMMENTS, "{}").await.unwrap(),
+        };
+        took.push(started.elapsed());
+        assert_eq!(answer.status, 200);
+    }
+
+    took.sort();
+    eprintln!("p50 {:?}, p95 {:?}, most {:?}", took[20], took[38], took[40]);
+    assert!(took[20] <= Duration::from_millis(150), "{took:?}");
+}
+
+#[tokio::test]
+async fn a_lost_connection_is_told_opened_again_and_waited_for_by_callers() {
+    if !ssh_can_run() {
+        return;
+    }
+    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let bridge = sandbox.open(&[]).await;
+    let Place::Ssh(server) = &sandbox.place else {
+        unreachable!()
+    };
+    let agent = agent(&bridge);
+    assert_eq!(agent.get(ME).await.unwrap().status, 200);
+
+    for round in 0..3 {
+        server.kill_sessions();
+        let started = Instant::now();
+        // The gateway stands on the target and takes the call; it waits there for us.
+        let answer = agent.post(COMMENTS, "{}").await.unwrap();
+
+        assert_eq!(answer.status, 200, "round {round}: {}", answer.text());
+        assert!(
+            started.elapsed() < Duration::from_secs(10),
+            "{:?}",
+            started.elapsed()
+        );
+    }
+
+    let stderr = bridge.running.stderr();
+    assert!(stderr.contains("reconnecting"), "{stderr}");
+    let opened = bridge.opened.clone();
+    let ended = bridge.close().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    sandbox.is_clean_after(&opened.session, port(&opened.url)).await;
+}
