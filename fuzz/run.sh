@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 minutes=${1:-10}
 build=${FUZZ_TARGET_DIR:-target/fuzz}
-all=(target decision request known_hosts ssh_config)
+all=(target decision request ready http2 envelope listing journal known_hosts ssh_config)
 targets=("${all[@]}")
 if [[ -n ${2:-} ]]; then
     if [[ " ${all[*]} " != *" $2 "* ]]; then
@@ -35,7 +35,7 @@ fi
 # The address sanitizer needs a nightly flag; RUSTC_BOOTSTRAP lets the pinned stable compiler take it. Without it the run
 # is still guided by coverage, and the product has no unsafe code of its own.
 export RUSTC_BOOTSTRAP=1
-# The shipped profile optimises the whole graph at once, five times over for five targets.
+# The shipped profile optimises the whole graph at once, once for each target.
 export CARGO_PROFILE_RELEASE_LTO=off CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
 sanitizer=${FUZZ_SANITIZER:-address}
 build_all() {

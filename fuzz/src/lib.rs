@@ -11,11 +11,21 @@
 mod target;
 mod decision;
 mod request;
+mod ready;
+mod http2;
+mod envelope;
+mod listing;
+mod journal;
 mod known_hosts;
 mod ssh_config;
 
 pub use decision::decision;
+pub use envelope::envelope;
+pub use http2::http2;
+pub use journal::journal;
 pub use known_hosts::known_hosts;
+pub use listing::listing;
+pub use ready::ready;
 pub use request::request;
 pub use ssh_config::ssh_config;
 pub use target::target;

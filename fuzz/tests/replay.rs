@@ -7,12 +7,14 @@ use std::path::{Path, PathBuf};
 
 /// Mutated inputs a harness.
 const MUTATIONS: usize = 2_000;
+/// Of a harness of which each input is a connection that ends by itself.
+const CONNECTIONS: usize = 1_000;
 /// Where the sequence of mutations begins.
 const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Longest mutated input, in bytes.
 const MAX_LEN: usize = 4_096;
 /// What means something to one of the parsers.
-const WORDS: [&str; 42] = [
+const WORDS: [&str; 62] = [
     "\r\n",
     "\r\n\r\n",
     "\n",
@@ -55,6 +57,26 @@ const WORDS: [&str; 42] = [
     "[[deny]]\n",
     "{x}",
     "--- /x\n",
+    "\n\n",
+    "<",
+    ">",
+    ".\n",
+    "R a 3\n",
+    "<A a>",
+    "QUJD",
+    "==",
+    "\\u0041",
+    "{",
+    "}",
+    "\"id\":\"a\",",
+    "null",
+    "../",
+    ".json",
+    "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "f 3 0 1 00000008\n",
+    "d 1 e x\n",
+    "h 3 e\n",
+    ":path: /api/agents/me\n",
 ];
 
 #[test]
@@ -70,6 +92,31 @@ fn the_decision_corpus_and_mutations_of_it_break_no_law() {
 #[test]
 fn the_request_corpus_and_mutations_of_it_break_no_law() {
     replay("request", paperclip_bridge_fuzz::request);
+}
+
+#[test]
+fn the_ready_corpus_and_mutations_of_it_break_no_law() {
+    replay("ready", paperclip_bridge_fuzz::ready);
+}
+
+#[test]
+fn the_http2_corpus_and_mutations_of_it_break_no_law() {
+    replay_some("http2", paperclip_bridge_fuzz::http2, CONNECTIONS);
+}
+
+#[test]
+fn the_envelope_corpus_and_mutations_of_it_break_no_law() {
+    replay("envelope", paperclip_bridge_fuzz::envelope);
+}
+
+#[test]
+fn the_listing_corpus_and_mutations_of_it_break_no_law() {
+    replay("listing", paperclip_bridge_fuzz::listing);
+}
+
+#[test]
+fn the_journal_corpus_and_mutations_of_it_break_no_law() {
+    replay("journal", paperclip_bridge_fuzz::journal);
 }
 
 #[test]
@@ -92,12 +139,27 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
 
     assert_eq!(
         folders,
-        ["decision", "known_hosts", "request", "ssh_config", "target"]
+        [
+            "decision",
+            "envelope",
+            "http2",
+            "journal",
+            "known_hosts",
+            "listing",
+            "ready",
+            "request",
+            "ssh_config",
+            "target"
+        ]
     );
     assert_eq!(folders, binaries);
 }
 
 fn replay(name: &str, harness: fn(&[u8])) {
+    replay_some(name, harness, MUTATIONS);
+}
+
+fn replay_some(name: &str, harness: fn(&[u8]), mutations: usize) {
     let folder = crate_folder().join("corpus").join(name);
     let seeds: Vec<(String, Vec<u8>)> = names(&folder)
         .into_iter()
@@ -115,7 +177,7 @@ fn replay(name: &str, harness: fn(&[u8])) {
         run(name, file, bytes, harness);
     }
     let mut dice = Dice(SEED);
-    for number in 0..MUTATIONS {
+    for number in 0..mutations {
         let (file, bytes) = dice.one_of(&seeds);
         let mut mutated = bytes.clone();
         for _ in 0..=dice.below(3) {

@@ -74,8 +74,8 @@ pub struct Opened {
     pub session: String,
     /// Where an agent finds the bridge, such as `http://127.0.0.1:40123`.
     pub url: String,
-    /// The session's token; empty where only the agent of a predecessor knows it.
-    #[serde(deserialize_with = "known_or_empty")]
+    /// The session's token; empty where only its agent knows it, because the session goes on from before a crash.
+    #[serde(deserialize_with = "null_is_empty")]
     pub token: String,
     /// The tunnel's name.
     pub tunnel: String,
@@ -86,8 +86,8 @@ pub struct Opened {
     pub env: BTreeMap<String, String>,
 }
 
-fn known_or_empty<'de, D: serde::Deserializer<'de>>(token: D) -> Result<String, D::Error> {
-    Option::<String>::deserialize(token).map(Option::unwrap_or_default)
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D::Error> {
+    Ok(Option::<String>::deserialize(value)?.unwrap_or_default())
 }
 
 /// A command line that has not been started.

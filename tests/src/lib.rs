@@ -18,6 +18,7 @@ pub mod peer;
 pub mod user;
 pub mod processes;
 pub mod waiting;
+pub mod measure;
 
 pub use raw::{Agent, Answer, Broken, Wire};
 pub use upstream::{Script, Upstream};

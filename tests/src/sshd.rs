@@ -146,6 +146,11 @@ impl Sshd {
         self.port
     }
 
+    /// The listener's process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     /// The name to log in with.
     pub fn user(&self) -> String {
         self.user

@@ -36,8 +36,7 @@ Environment, as the gateway has it:
   PAPERCLIP_BRIDGE_NONCE                what its READY line must repeat; required with --stdio
   PAPERCLIP_BRIDGE_PORT                 where it listens
   PAPERCLIP_BRIDGE_MAX_BODY_BYTES       largest body each way
-  PAPERCLIP_BRIDGE_RESPONSE_TIMEOUT_MS  how long it waits for an answer in a queue
-  PAPERCLIP_BRIDGE_QUEUE_DIR            the queue, where --queue names none";
+  PAPERCLIP_BRIDGE_RESPONSE_TIMEOUT_MS  how long it waits for an answer in a queue";
 
 /// How long a gateway on our standard streams may take to become ready.
 const READY: Duration = Duration::from_secs(10);
@@ -88,8 +87,8 @@ pub(crate) struct HostArguments {
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct ChannelOptions {
-    /// A queue directory on this machine [no DIR: $PAPERCLIP_BRIDGE_QUEUE_DIR]
-    #[arg(long, value_name = "DIR", num_args = 0..=1, default_missing_value = "")]
+    /// A queue directory on this machine
+    #[arg(long, value_name = "DIR")]
     queue: Option<PathBuf>,
 
     /// HTTP/2 on our own standard input and output; the log stays on standard error
@@ -240,12 +239,18 @@ fn tunnel(
     max_body: u64,
     state: Option<&StateFolder>,
 ) -> Result<Box<dyn Tunnel>, Failure> {
-    let missing =
-        |name: &str, why: &str| Failure::new(Exit::Configuration, format!("{name} is not set: {why}"));
     let Some(named) = &arguments.channel.queue else {
         let nonce = config::environment(variable::NONCE)
             .filter(|nonce| !nonce.is_empty())
-            .ok_or_else(|| missing(variable::NONCE, "it is what the gateway's READY line must repeat"))?;
+            .ok_or_else(|| {
+                Failure::new(
+                    Exit::Configuration,
+                    format!(
+                        "{} is not set: it is what the gateway's READY line must repeat",
+                        variable::NONCE
+                    ),
+                )
+            })?;
         let options = GivenOptions {
             kind: told.kind,
             nonce,
@@ -260,16 +265,8 @@ fn tunnel(
         let stream = tokio::io::join(stdin, tokio::io::stdout());
         return Ok(Box::new(GivenHttp2::new(Box::new(stream), options)));
     };
-    let directory = if named.as_os_str().is_empty() {
-        config::environment(variable::QUEUE_DIR)
-            .filter(|path| !path.is_empty())
-            .map(PathBuf::from)
-            .ok_or_else(|| missing(variable::QUEUE_DIR, "name the directory, --queue DIR"))?
-    } else {
-        named.clone()
-    };
     let max_body = usize::try_from(max_body).unwrap_or(usize::MAX);
-    let mut options = QueueOptions::new(queue_name(&directory, told.digest)?, told.token.clone(), max_body);
+    let mut options = QueueOptions::new(queue_name(named, told.digest)?, told.token.clone(), max_body);
     if let Some(wait) = number(&config::environment, variable::RESPONSE_TIMEOUT_MS) {
         options.response_timeout = Duration::from_millis(wait);
     }
@@ -280,7 +277,7 @@ fn tunnel(
         options.journal = Journal::open(state.journal())
             .map_err(|fault| Failure::new(Exit::Configuration, with_causes(&fault)))?;
     }
-    Ok(Box::new(HostedQueue::new(directory, options)))
+    Ok(Box::new(HostedQueue::new(named.clone(), options)))
 }
 
 /// The same queue with the same token is the same session, also for a restarted host: the journal goes by this name.

@@ -165,6 +165,9 @@ impl StateFolder {
             path: path.clone(),
             why,
         };
+        if text.len() as u64 > RECORD_MAX_BYTES {
+            return Err(malformed(format!("it is longer than {RECORD_MAX_BYTES} bytes")));
+        }
         let record: SessionRecord =
             serde_json::from_slice(&text).map_err(|error| malformed(error.to_string()))?;
         if record.version != VERSION {

@@ -5,14 +5,14 @@ use policy::headers::response_header_allowed;
 use super::splitter::{self, Message};
 
 /// Beside the listed headers: what hyper writes, and our own.
-const OURS: [&str; 5] = [
+pub(crate) const OURS: [&str; 5] = [
     "date",
     "connection",
     "transfer-encoding",
     "www-authenticate",
     REQUEST_ID,
 ];
-const REQUEST_ID: &str = "x-paperclip-bridge-request-id";
+pub(crate) const REQUEST_ID: &str = "x-paperclip-bridge-request-id";
 
 /// Reads `answers` to their end.
 pub(super) fn hold(mut answers: &[u8], messages: &[Message], data: &[u8]) {
@@ -74,7 +74,7 @@ pub(super) fn hold(mut answers: &[u8], messages: &[Message], data: &[u8]) {
     );
 }
 
-fn contains(text: &[u8], part: &str) -> bool {
+pub(crate) fn contains(text: &[u8], part: &str) -> bool {
     text.windows(part.len()).any(|window| window == part.as_bytes())
 }
 

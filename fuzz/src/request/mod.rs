@@ -9,9 +9,9 @@
 //!
 //! Reading order: [`splitter`] (the agent's bytes), [`world`] (the session and its upstream), [`answers`].
 
-mod splitter;
-mod world;
-mod answers;
+pub(crate) mod splitter;
+pub(crate) mod world;
+pub(crate) mod answers;
 
 use policy::headers::request_header_allowed;
 use policy::{Ask, Target};
@@ -24,7 +24,7 @@ pub(crate) const TOKEN: &str = "pcb_BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcH";
 /// Where the agent believes to connect to.
 pub(crate) const PORT: u16 = 40123;
 /// What must reach the upstream, and nobody else.
-const CREDENTIAL: &str = "real-credential-of-the-upstream";
+pub(crate) const CREDENTIAL: &str = "real-credential-of-the-upstream";
 /// Sizes of reads beside the whole: odd, so that they fall into every part of a message.
 const PIECE: usize = 7;
 /// Longer inputs are sent in one piece only.
@@ -94,7 +94,8 @@ fn said(message: &Message, seen: &Seen) -> bool {
     message.method == seen.method && message.target == seen.target && body
 }
 
-fn is_ours(world: &World, run_id: &str, seen: &Seen) {
+/// The laws of one request as the upstream got it.
+pub(crate) fn is_ours(world: &World, run_id: &str, seen: &Seen) {
     assert!(seen.well_formed, "no HTTP/1.1 request: {seen:?}");
     let only = |name: &str, value: &str| {
         assert_eq!(seen.values(name), [value.as_bytes()], "{name} of {seen:?}");

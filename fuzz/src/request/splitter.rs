@@ -5,19 +5,19 @@
 
 /// One request as the agent meant it.
 #[derive(Debug)]
-pub(super) struct Message {
-    pub(super) method: String,
-    pub(super) target: String,
+pub(crate) struct Message {
+    pub(crate) method: String,
+    pub(crate) target: String,
     /// Names in lower case, values without blanks around them.
     fields: Vec<(String, Vec<u8>)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) body: Vec<u8>,
     /// The input holds the body to its end.
-    pub(super) whole: bool,
+    pub(crate) whole: bool,
 }
 
 impl Message {
     /// Whether the session's token and Host stand in it, once each.
-    pub(super) fn may_call(&self) -> bool {
+    pub(crate) fn may_call(&self) -> bool {
         let tokens = values(&self.fields, "authorization");
         let hosts = values(&self.fields, "host");
         let token = matches!(tokens.as_slice(), [one] if is_token(one));
@@ -26,21 +26,23 @@ impl Message {
     }
 }
 
-fn is_token(value: &[u8]) -> bool {
+/// The session's token, as `authorization` says it.
+pub(crate) fn is_token(value: &[u8]) -> bool {
     let text = String::from_utf8_lossy(value);
     let scheme_and_token = text.split_once(' ');
     scheme_and_token
         .is_some_and(|(scheme, token)| scheme.eq_ignore_ascii_case("bearer") && token == super::TOKEN)
 }
 
-fn is_host(value: &[u8]) -> bool {
+/// A name of the session's own listener.
+pub(crate) fn is_host(value: &[u8]) -> bool {
     let text = String::from_utf8_lossy(value).to_ascii_lowercase();
     ["127.0.0.1", "localhost", "[::1]"]
         .iter()
         .any(|name| text == format!("{name}:{}", super::PORT))
 }
 
-pub(super) fn values<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Vec<&'a [u8]> {
+pub(crate) fn values<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Vec<&'a [u8]> {
     fields
         .iter()
         .filter(|(have, _)| have == name)
@@ -49,7 +51,7 @@ pub(super) fn values<'a>(fields: &'a [(String, Vec<u8>)], name: &str) -> Vec<&'a
 }
 
 /// All messages up to the first ambiguity, the last one perhaps with a cut body.
-pub(super) fn messages(mut data: &[u8]) -> Vec<Message> {
+pub(crate) fn messages(mut data: &[u8]) -> Vec<Message> {
     let mut found = Vec::new();
     loop {
         data = data.strip_prefix(b"\r\n").unwrap_or(data);
@@ -85,7 +87,7 @@ pub(super) fn messages(mut data: &[u8]) -> Vec<Message> {
 }
 
 /// Lines up to an empty one, each ended by CR LF, and what follows; `None` if there is no empty line.
-pub(super) fn section(data: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
+pub(crate) fn section(data: &[u8]) -> Option<(Vec<&[u8]>, &[u8])> {
     let mut lines = Vec::new();
     let mut rest = data;
     loop {
@@ -141,7 +143,7 @@ fn head(lines: &[&[u8]]) -> Option<(Message, Body)> {
 }
 
 /// `name: value`, the name in lower case.
-pub(super) fn field(line: &[u8]) -> Option<(String, Vec<u8>)> {
+pub(crate) fn field(line: &[u8]) -> Option<(String, Vec<u8>)> {
     let colon = line.iter().position(|byte| *byte == b':')?;
     let (name, value) = line.split_at(colon);
     let value = value.get(1..)?.trim_ascii();
@@ -159,7 +161,7 @@ fn is_token_text(text: &[u8]) -> bool {
 }
 
 /// Reads chunks into `body`; what follows them, or `None` where they are cut or malformed.
-pub(super) fn chunks<'a>(mut data: &'a [u8], body: &mut Vec<u8>) -> Option<&'a [u8]> {
+pub(crate) fn chunks<'a>(mut data: &'a [u8], body: &mut Vec<u8>) -> Option<&'a [u8]> {
     loop {
         let end = data.windows(2).position(|two| two == b"\r\n")?;
         let (line, behind) = data.split_at(end);

@@ -21,53 +21,62 @@ use tunnel::{AgentStream, Listening};
 use super::splitter;
 
 /// No exchange needs a hundredth of it; a machine under load may need some.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Bytes under way to each side, as a socket would hold them.
 ///
 /// Room for the answers: an agent that reads slowly must see them whole as well.
 const BUFFER: usize = 7;
 /// Room for what the agent says, where it is not cut into pieces.
-const ROOM: usize = 64 * 1024;
+pub(crate) const ROOM: usize = 64 * 1024;
 
 /// What outlives an exchange.
-pub(super) struct World {
+pub(crate) struct World {
     runtime: Runtime,
     listener: TcpListener,
     /// The same listener without the runtime's opinion on whether something waits there.
     waiting: std::net::TcpListener,
-    pub(super) host: String,
-    pub(super) rules: Arc<Rules>,
+    pub(crate) host: String,
+    pub(crate) rules: Arc<Rules>,
     exchanges: u64,
 }
 
-/// What came of one connection.
-pub(super) struct Exchange {
-    pub(super) run_id: String,
-    /// All bytes that the agent got.
-    pub(super) answers: Vec<u8>,
+/// What came of a session that was used in whatever way.
+pub(crate) struct Carried<T> {
+    pub(crate) run_id: String,
     /// All requests that the upstream got, in their order.
-    pub(super) seen: Vec<Seen>,
-    pub(super) ended: bool,
-    pub(super) served: bool,
+    pub(crate) seen: Vec<Seen>,
+    /// What the one who used it says.
+    pub(crate) outcome: T,
+}
+
+/// What came of one connection.
+pub(crate) struct Exchange {
+    pub(crate) run_id: String,
+    /// All bytes that the agent got.
+    pub(crate) answers: Vec<u8>,
+    /// All requests that the upstream got, in their order.
+    pub(crate) seen: Vec<Seen>,
+    pub(crate) ended: bool,
+    pub(crate) served: bool,
 }
 
 /// One request as the upstream got it.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Seen {
-    pub(super) method: String,
-    pub(super) target: String,
+pub(crate) struct Seen {
+    pub(crate) method: String,
+    pub(crate) target: String,
     /// Names in lower case.
-    pub(super) fields: Vec<(String, Vec<u8>)>,
-    pub(super) body: Vec<u8>,
+    pub(crate) fields: Vec<(String, Vec<u8>)>,
+    pub(crate) body: Vec<u8>,
     /// It could be read as a request of HTTP/1.1.
-    pub(super) well_formed: bool,
+    pub(crate) well_formed: bool,
     /// It came to its end.
-    pub(super) whole: bool,
+    pub(crate) whole: bool,
 }
 
 impl Seen {
-    pub(super) fn values(&self, name: &str) -> Vec<&[u8]> {
+    pub(crate) fn values(&self, name: &str) -> Vec<&[u8]> {
         splitter::values(&self.fields, name)
     }
 }
@@ -75,7 +84,7 @@ impl Seen {
 type Log = Arc<Mutex<Vec<Seen>>>;
 
 impl World {
-    pub(super) fn lock() -> MutexGuard<'static, Self> {
+    pub(crate) fn lock() -> MutexGuard<'static, Self> {
         static WORLD: OnceLock<Mutex<World>> = OnceLock::new();
         // A broken law in one test leaves nothing broken for the next.
         WORLD
@@ -109,11 +118,36 @@ impl World {
     }
 
     /// Sends `data` in reads of at most `piece` bytes, and gathers what both sides got.
-    pub(super) fn exchange(&mut self, data: &[u8], piece: usize) -> Exchange {
+    pub(crate) fn exchange(&mut self, data: &[u8], piece: usize) -> Exchange {
+        let carried = self.carry(|session| converse(data, piece, session));
+        let (answers, ended, served) = carried.outcome;
+        Exchange {
+            run_id: carried.run_id,
+            answers,
+            seen: carried.seen,
+            ended,
+            served,
+        }
+    }
+
+    /// Has `talk` use a session of its own to its end, and gathers what the upstream got.
+    pub(crate) fn carry<F: Future>(&mut self, talk: impl FnOnce(Arc<Session>) -> F) -> Carried<F::Output> {
         self.exchanges += 1;
         let run_id = format!("fuzz-{}", self.exchanges);
         let session = self.session(&run_id);
-        self.runtime.block_on(self.converse(data, piece, run_id, session))
+        let (outcome, seen) = self.runtime.block_on(self.beside_upstream(async {
+            let outcome = talk(Arc::clone(&session)).await;
+            // Uploads and unread bodies are tasks of the session.
+            session.drain(PATIENCE).await;
+            // With the session its pooled connections go, and so the upstream's side of them ends.
+            drop(session);
+            outcome
+        }));
+        Carried {
+            run_id,
+            seen,
+            outcome,
+        }
     }
 
     fn session(&self, run_id: &str) -> Arc<Session> {
@@ -132,35 +166,13 @@ impl World {
         })
     }
 
-    async fn converse(&self, data: &[u8], piece: usize, run_id: String, session: Arc<Session>) -> Exchange {
+    async fn beside_upstream<T>(&self, talk: impl Future<Output = T>) -> (T, Vec<Seen>) {
         let log = Log::default();
         let mut connections = JoinSet::new();
-        let (saying, said) = tokio::io::duplex(piece.min(ROOM));
-        let (answering, hearing) = tokio::io::duplex(BUFFER);
-        let stream = AgentStream {
-            bytes: Box::new(tokio::io::join(said, answering)),
-            listening: Listening::Tcp { port: super::PORT },
-        };
-        let serving = tokio::spawn(session.callbacks().serve_stream(stream));
-        let talk = async move {
-            let mut answers = Vec::new();
-            let ended = tokio::time::timeout(PATIENCE, say_and_hear(saying, data, hearing, &mut answers))
-                .await
-                .is_ok();
-            if !ended {
-                serving.abort();
-            }
-            let served = serving.await.is_ok();
-            // Uploads and unread bodies are tasks of the session.
-            session.drain(PATIENCE).await;
-            // With the session its pooled connections go, and so the upstream's side of them ends.
-            drop(session);
-            (answers, ended, served)
-        };
         tokio::pin!(talk);
-        let (answers, ended, served) = loop {
+        let outcome = loop {
             tokio::select! {
-                done = &mut talk => break done,
+                outcome = &mut talk => break outcome,
                 Ok((stream, _)) = self.listener.accept() => {
                     connections.spawn(upstream(stream, Arc::clone(&log)));
                 }
@@ -178,14 +190,28 @@ impl World {
         let left_behind = tokio::time::timeout(PATIENCE, all_gone).await.is_err();
         assert!(!left_behind, "a connection to the upstream outlived its session");
         let seen = log.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Exchange {
-            run_id,
-            answers,
-            seen,
-            ended,
-            served,
-        }
+        (outcome, seen)
     }
+}
+
+/// One connection: what the agent got, whether it ended in time, and whether it was served without a panic.
+async fn converse(data: &[u8], piece: usize, session: Arc<Session>) -> (Vec<u8>, bool, bool) {
+    let (saying, said) = tokio::io::duplex(piece.min(ROOM));
+    let (answering, hearing) = tokio::io::duplex(BUFFER);
+    let stream = AgentStream {
+        bytes: Box::new(tokio::io::join(said, answering)),
+        listening: Listening::Tcp { port: super::PORT },
+    };
+    let serving = tokio::spawn(session.callbacks().serve_stream(stream));
+    let mut answers = Vec::new();
+    let ended = tokio::time::timeout(PATIENCE, say_and_hear(saying, data, hearing, &mut answers))
+        .await
+        .is_ok();
+    if !ended {
+        serving.abort();
+    }
+    let served = serving.await.is_ok();
+    (answers, ended, served)
 }
 
 /// Writes all of `data` and reads to the end, at the same time: either side may be slow.

@@ -121,6 +121,26 @@ impl Tunnel for Http2 {
     }
 }
 
+/// Serves a byte stream at whose other end a test plays the gateway, and says in a line how it ended.
+#[doc(hidden)]
+pub async fn serve_stream(
+    stream: Box<dyn runners::runner::DuplexStream>,
+    kind: crate::launch::GatewayKind,
+    nonce: &str,
+    listening: Listening,
+    callbacks: Arc<dyn Callbacks>,
+    stop: CancellationToken,
+) -> String {
+    let limit = Duration::from_secs(10);
+    let established = match establish(stream, nonce, Instant::now(), limit).await {
+        Ok(established) => established,
+        Err(fault) => return fault.to_string(),
+    };
+    let (channel, limits) = (Channel::new(established), Limits::of(kind, None));
+    let end = serve::serve(channel, kind, limits, &listening, &callbacks, &stop, DRAIN_LIMIT).await;
+    format!("{end:?}")
+}
+
 /// Why there is no connection.
 enum OpenFault {
     Launch(LaunchFault),

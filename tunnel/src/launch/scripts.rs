@@ -66,7 +66,8 @@ pub(super) fn probe(wanted: Wanted<'_>) -> String {
     };
     format!(
         "{}{needs}for d in \"$d1\" \"$d2\"; do \
-         if usable \"$d\" && fits \"$d/$f\"; then say \"installed $d/$f\"; exit 0; fi; done; say missing",
+         if [ -d \"$d\" ] && usable \"$d\" && fits \"$d/$f\"; then say \"installed $d/$f\"; exit 0; fi; done; \
+         say missing",
         folders(wanted)
     )
 }

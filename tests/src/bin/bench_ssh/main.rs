@@ -4,12 +4,10 @@
 //! token, swap the credential and write a line for each call. Figures are medians over the rounds; CPU time is the
 //! scheduler's own count of the processes that stand beside the upstream: ours, or `ssh` and every nginx.
 //!
-//! Here: the order of the measurements. Not here: how load is made ([`load`]), the two sides ([`sides`]), the API
-//! that both call ([`api`]) and the goals with their table ([`report`]).
+//! Here: the order of the measurements. Not here: how load is made and the API that both call
+//! ([`paperclip_bridge_tests::measure`]), the two sides ([`sides`]), and the goals with their table ([`report`]).
 
-mod load;
 mod sides;
-mod api;
 mod report;
 
 use std::io::Write;
@@ -17,10 +15,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Parser, Subcommand};
+use paperclip_bridge_tests::measure::{Load, Mode, api, load};
 use paperclip_bridge_tests::processes;
 use paperclip_bridge_tests::sshd::{Access, Sshd};
 
-use load::{Load, Mode};
 use report::{Bulk, Cell, Report};
 use sides::Side;
 

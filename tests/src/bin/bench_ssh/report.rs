@@ -5,8 +5,10 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::load::{Mode, Sample};
-use super::{CONCURRENCIES, api::BULK_BYTES};
+use paperclip_bridge_tests::measure::api::BULK_BYTES;
+use paperclip_bridge_tests::measure::{Goal, Mode, Sample, figures, median};
+
+use super::CONCURRENCIES;
 
 const MIB: f64 = 1024.0 * 1024.0;
 
@@ -100,26 +102,6 @@ pub(crate) struct Report {
     pub(crate) resident: Vec<(&'static str, u64)>,
     pub(crate) beside_stalled: Vec<Cell>,
     pub(crate) growth: Option<Growth>,
-}
-
-/// A promise of the project about these figures.
-struct Goal {
-    name: String,
-    value: Option<f64>,
-    bound: f64,
-    at_least: bool,
-}
-
-impl Goal {
-    fn met(&self) -> Option<bool> {
-        self.value.map(|value| {
-            if self.at_least {
-                value >= self.bound
-            } else {
-                value <= self.bound
-            }
-        })
-    }
 }
 
 impl Report {
@@ -326,20 +308,7 @@ impl Report {
                 cell.side, f.per_second, f.p50_us, f.p99_us
             )?;
         }
-        writeln!(text, "\n{:<52}{:>10}{:>10}  ", "goal", "value", "bound")?;
-        for goal in self.goals() {
-            let sign = if goal.at_least { ">=" } else { "<=" };
-            let value = goal.value.map_or("-".to_owned(), |value| format!("{value:.2}"));
-            let met = goal
-                .met()
-                .map_or("not measured", |met| if met { "met" } else { "MISSED" });
-            writeln!(
-                text,
-                "{:<52}{value:>10}{:>10}  {met}",
-                goal.name,
-                format!("{sign} {}", goal.bound)
-            )?;
-        }
+        figures::write_goals(&mut text, &self.goals())?;
         Ok(text)
     }
 
@@ -377,9 +346,7 @@ impl Report {
                 "p50_us_beside_stalled_uploads": stalled.map(|cell| cell.figures.p50_us),
             }));
         }
-        let goals = self.goals().into_iter().map(|goal| {
-            json!({ "goal": goal.name, "value": goal.value, "bound": goal.bound, "at_least": goal.at_least, "met": goal.met() })
-        });
+        let goals = self.goals();
         let growth = self.growth.map(|growth| {
             json!({
                 "channels": growth.channels, "before_bytes": growth.before_bytes, "after_bytes": growth.after_bytes,
@@ -389,7 +356,7 @@ impl Report {
             "rounds": self.rounds, "seconds": self.seconds,
             "cores": std::thread::available_parallelism().map_or(0, usize::from),
             "small_calls": small, "bulk": bulk, "process": process, "growth": growth,
-            "goals": goals.collect::<Vec<_>>(),
+            "goals": goals.iter().map(Goal::json).collect::<Vec<_>>(),
         })
     }
 }
@@ -398,16 +365,5 @@ fn name_of(mode: Mode) -> &'static str {
     match mode {
         Mode::KeepAlive => "keep-alive",
         Mode::NewConnection => "new connection",
-    }
-}
-
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => None,
-        odd if odd % 2 == 1 => Some(values[middle]),
-        _ => Some(f64::midpoint(values[middle - 1], values[middle])),
     }
 }

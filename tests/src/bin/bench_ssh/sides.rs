@@ -6,14 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, anyhow};
 use paperclip_bridge_tests::binary::Bridge;
+use paperclip_bridge_tests::measure::Api;
 use paperclip_bridge_tests::sshd::Access;
 use paperclip_bridge_tests::waiting::{eventually_blocking, program};
 use paperclip_bridge_tests::world::{CREDENTIAL, Place, RUN_ID, daemon};
 use paperclip_bridge_tests::{Agent, eventually, processes};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
-
-use super::api::Api;
 
 /// How long a side may take to start.
 const START_LIMIT: Duration = Duration::from_secs(30);
@@ -82,7 +81,7 @@ impl Side {
         let port = reserved.local_addr()?.port();
         drop(reserved);
         let config = directory.path().join("nginx.conf");
-        fs::write(&config, nginx_config(&directory, port, upstream.port))?;
+        fs::write(&config, nginx_config(&directory, port, upstream.port()))?;
 
         let started = Instant::now();
         let errors = fs::File::create(directory.path().join("nginx.stderr"))?;

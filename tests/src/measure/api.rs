@@ -3,34 +3,46 @@
 //! It checks that the credential and the run id were put on, so that a side which skips that cannot win.
 
 use std::process::Stdio;
+use std::time::Duration;
 
+use crate::world::{CREDENTIAL, RUN_ID};
 use anyhow::{Context, bail};
-use paperclip_bridge_tests::world::{CREDENTIAL, RUN_ID};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::process::{Child, Command};
 
 /// Size of a bulk body.
-pub(crate) const BULK_BYTES: usize = 10 * 1024 * 1024;
+pub const BULK_BYTES: usize = 10 * 1024 * 1024;
 
 /// The path whose answer has [`BULK_BYTES`].
-pub(crate) const BULK_PATH: &str = "/api/attachments/1/content";
+pub const BULK_PATH: &str = "/api/attachments/1/content";
+
+/// The path that is answered only after [`SLOW_TIME`].
+pub const SLOW_PATH: &str = "/api/issues/SLOW/comments";
+
+/// How long the slow path takes.
+pub const SLOW_TIME: Duration = Duration::from_secs(5);
 
 /// The path whose body is never read.
-pub(crate) const STALLED_PATH: &str = "/api/issues/STALLED/comments";
+pub const STALLED_PATH: &str = "/api/issues/STALLED/comments";
 
 /// About what the real API answers to `GET /api/agents/me`.
 const SMALL: &str = r#"{"id":"agent-1","name":"bench","companyId":"company-1","status":"running","role":"engineer","budgetMonthlyCents":10000,"spentMonthlyCents":42,"capabilities":null}"#;
 
 /// The running process; killed when dropped.
 #[derive(Debug)]
-pub(crate) struct Api {
-    _child: Child,
-    pub(crate) port: u16,
+pub struct Api {
+    child: Child,
+    port: u16,
 }
 
 impl Api {
-    pub(crate) async fn start() -> anyhow::Result<Self> {
+    /// Starts this program once more with the argument `upstream`, which must call [`serve`].
+    ///
+    /// # Errors
+    ///
+    /// Where it does not start or does not print its port.
+    pub async fn start() -> anyhow::Result<Self> {
         let mut child = Command::new(std::env::current_exe()?)
             .arg("upstream")
             .stdin(Stdio::null())
@@ -44,16 +56,31 @@ impl Api {
             .trim()
             .parse()
             .with_context(|| format!("the upstream printed {line:?}"))?;
-        Ok(Self { _child: child, port })
+        Ok(Self { child, port })
     }
 
-    pub(crate) fn url(&self) -> String {
+    /// Its port on 127.0.0.1.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Its process id, unless it has ended.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.id()
+    }
+
+    /// Its origin.
+    pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}", self.port)
     }
 }
 
 /// Prints the port and serves until killed.
-pub(crate) async fn serve() -> anyhow::Result<()> {
+///
+/// # Errors
+///
+/// Where loopback cannot be listened on.
+pub async fn serve() -> anyhow::Result<()> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let mut stdout = tokio::io::stdout();
     stdout
@@ -106,6 +133,9 @@ async fn serve_connection(mut stream: TcpStream) -> anyhow::Result<()> {
             stream
                 .write_all(b"HTTP/1.1 401 Unauthorized\r\ncontent-length: 0\r\n\r\n")
                 .await?;
+        } else if request.path == SLOW_PATH {
+            tokio::time::sleep(SLOW_TIME).await;
+            stream.write_all(ok.as_bytes()).await?;
         } else if request.path == BULK_PATH {
             stream.write_all(bulk_head.as_bytes()).await?;
             stream.write_all(&bulk).await?;

@@ -1,0 +1,190 @@
+//! What is measured of a side in its turn.
+//!
+//! Here: each measurement, on a side started for it and under a deadline; where one fails, the fault stands in the
+//! report in the figure's place. Not here: what follows from the figures ([`super::report`]).
+
+use std::time::Duration;
+
+use anyhow::{anyhow, ensure};
+use paperclip_bridge_tests::measure::load;
+use paperclip_bridge_tests::measure::{Load, Mode};
+
+use super::ground::{Case, Ground, Tunnel};
+use super::report::{Calls, Event, Report};
+use super::sides::{Side, Who};
+
+/// Concurrencies of the small calls.
+pub(crate) const CONCURRENCIES: [usize; 3] = [1, 16, 64];
+
+/// How many call at once, and how long each may wait.
+pub(crate) const AT_ONCE: usize = 64;
+const AT_ONCE_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a 10 MiB POST may take.
+const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
+
+/// After the time of a measurement, how long calls in flight are still waited for.
+const GRACE: Duration = Duration::from_secs(8);
+
+/// The least time of a measurement of the peer's queue, whose calls take seconds.
+const QUEUE_SECONDS: f64 = 8.0;
+
+/// How long any one measurement may take.
+const LIMIT: Duration = Duration::from_secs(240);
+
+/// For how long fast calls are made beside slow ones; shorter than those.
+const BESIDE_SLOW: Duration = Duration::from_secs(4);
+
+/// What is measured, for how long.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plan {
+    pub(crate) seconds: f64,
+    pub(crate) idle: Duration,
+}
+
+/// Whose turn it is, at what.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Turn {
+    pub(crate) who: Who,
+    pub(crate) case: Case,
+    pub(crate) slow_line: bool,
+}
+
+impl Plan {
+    /// Everything of one turn; what needs no median only in the first round.
+    pub(crate) async fn measure(&self, turn: Turn, first: bool, ground: &Ground, report: &mut Report) {
+        for connections in CONCURRENCIES {
+            let calls = async |side: &Side| self.small_calls(turn, side, connections, ground).await;
+            report.note_calls(turn, connections, turn.on_a_side(ground, calls).await);
+        }
+        let answered = turn.on_a_side(ground, at_once).await;
+        report.note(turn, Event::AtOnce, answered);
+        if !first {
+            return;
+        }
+        for (slow, event) in [(1, Event::BesideOneSlow), (4, Event::BesideFourSlow)] {
+            let beside = async |side: &Side| beside_slow_calls(side, slow).await;
+            report.note(turn, event, turn.on_a_side(ground, beside).await);
+        }
+        report.note(turn, Event::Upload, turn.on_a_side(ground, upload).await);
+        if !turn.slow_line && !self.idle.is_zero() {
+            let rest = async |side: &Side| Ok(self.at_rest(turn, side, ground).await);
+            let figures = turn.on_a_side(ground, rest).await;
+            for (event, figure) in figures.unwrap_or_default() {
+                report.note(turn, event, Ok(figure));
+            }
+        }
+    }
+
+    async fn small_calls(
+        &self,
+        turn: Turn,
+        side: &Side,
+        connections: usize,
+        ground: &Ground,
+    ) -> anyhow::Result<Calls> {
+        let peers_queue = turn.who == Who::Peer && turn.case.tunnel() == Tunnel::Queue;
+        let seconds = if peers_queue {
+            self.seconds.max(QUEUE_SECONDS)
+        } else {
+            self.seconds
+        };
+        let load = Load::small(&side.agent, Mode::KeepAlive, connections);
+        if !peers_queue {
+            // Its first calls are its slowest; but callers that are given up would stay in the queue.
+            load.clone().lasting(Duration::from_millis(300)).run().await?;
+        }
+        let time = Duration::from_secs_f64(seconds);
+        let (before, executions) = (side.family.look(), ground.executions());
+        let sample = load.lasting(time).bearing_faults(time + GRACE).run().await?;
+        let after = side.family.look();
+        let answered = sample.latencies.len() as f64;
+        ensure!(answered > 0.0, "no call was answered within {:?}", time + GRACE);
+        let spent = after.since(&before);
+        let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
+        Ok(Calls {
+            per_second: sample.per_second(),
+            p50_ms: milliseconds(sample.percentile(0.5)),
+            p95_ms: milliseconds(sample.percentile(0.95)),
+            cpu_ms: milliseconds(spent.beside_sshd) / answered,
+            cpu_with_sshd_ms: milliseconds(spent.with_sshd) / answered,
+            executions: (ground.executions() - executions) as f64 / answered,
+            host_mib: mebibytes(after.host_bytes),
+            sandbox_mib: mebibytes(after.sandbox_bytes),
+            not_answered: (sample.failed + sample.given_up) as f64,
+        })
+    }
+
+    async fn at_rest(&self, turn: Turn, side: &Side, ground: &Ground) -> Vec<(Event, f64)> {
+        // What belongs to the start shall be over.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        let (before, executions) = (side.family.look(), ground.executions());
+        tokio::time::sleep(self.idle).await;
+        let spent = side.family.look().since(&before);
+        let per_minute = |count: f64| count * 60.0 / self.idle.as_secs_f64();
+        let mut figures = vec![
+            (Event::IdleCpu, per_minute(spent.beside_sshd.as_secs_f64() * 1e3)),
+            (
+                Event::IdleCpuWithSshd,
+                per_minute(spent.with_sshd.as_secs_f64() * 1e3),
+            ),
+        ];
+        if turn.case.over_ssh() {
+            let executions = ground.executions() - executions;
+            figures.push((Event::IdleExecutions, per_minute(executions as f64)));
+        }
+        figures
+    }
+}
+
+impl Turn {
+    /// Starts the side, works on it under the deadline, and ends it whatever came of that.
+    async fn on_a_side<T>(
+        self,
+        ground: &Ground,
+        work: impl AsyncFnOnce(&Side) -> anyhow::Result<T>,
+    ) -> anyhow::Result<T> {
+        let side = Side::start(self.who, self.case, self.slow_line, ground).await?;
+        let done = tokio::time::timeout(LIMIT, work(&side)).await;
+        side.stop().await;
+        done.map_err(|_| anyhow!("not within {LIMIT:?}"))?
+    }
+}
+
+/// How many of the calls at once were answered 200 in time.
+async fn at_once(side: &Side) -> anyhow::Result<f64> {
+    let load = Load::small(&side.agent, Mode::NewConnection, AT_ONCE);
+    let sample = load
+        .counting(AT_ONCE as u64)
+        .bearing_faults(AT_ONCE_LIMIT)
+        .run()
+        .await?;
+    Ok(sample.latencies.len() as f64)
+}
+
+/// The median of fast calls, in milliseconds, while so many others wait for a slow upstream.
+async fn beside_slow_calls(side: &Side, slow: usize) -> anyhow::Result<f64> {
+    let slow = load::slow_calls(&side.agent, slow).await?;
+    let load = Load::small(&side.agent, Mode::KeepAlive, 1).lasting(BESIDE_SLOW);
+    let sample = load.bearing_faults(BESIDE_SLOW + GRACE).run().await?;
+    ensure!(
+        !sample.latencies.is_empty(),
+        "no fast call was answered within {:?}",
+        BESIDE_SLOW + GRACE
+    );
+    drop(slow);
+    Ok(sample.percentile(0.5).as_secs_f64() * 1e3)
+}
+
+/// Seconds that a 10 MiB POST takes.
+async fn upload(side: &Side) -> anyhow::Result<f64> {
+    let load = Load::bulk(&side.agent, true).counting(1);
+    let sample = tokio::time::timeout(UPLOAD_LIMIT, load.run())
+        .await
+        .map_err(|_| anyhow!("no answer within {UPLOAD_LIMIT:?}"))??;
+    Ok(sample.percentile(0.5).as_secs_f64())
+}
+
+fn mebibytes(bytes: u64) -> f64 {
+    bytes as f64 / (1024.0 * 1024.0)
+}
