@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use serde::Serialize;
 use uuid::Uuid;
@@ -240,6 +240,11 @@ fn framing_status(fault: Fault) -> StatusCode {
         | Fault::Trailer
         | Fault::Truncated => StatusCode::BAD_REQUEST,
     }
+}
+
+/// Whether an answer says that nobody knows what became of its request.
+pub(crate) fn is_indeterminate(headers: &HeaderMap) -> bool {
+    headers.get(OUTCOME).map(HeaderValue::as_bytes) == Some(names::header::INDETERMINATE.as_bytes())
 }
 
 /// Paperclip's own form: `{"error": text}`.

@@ -8,6 +8,7 @@ pub mod token;
 pub mod caller;
 pub mod headers;
 pub mod answers;
+mod cut;
 pub mod listen;
 mod http2;
 pub mod queue;

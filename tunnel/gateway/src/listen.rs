@@ -23,6 +23,7 @@ use wire::limits;
 
 use crate::answers::{Refusal, peer_error};
 use crate::caller::{AsItStands, CallerRequest, GatewayBody, Notes};
+use crate::cut::{CallerSocket, Unfinished};
 use crate::settings::{Role, Settings};
 
 /// Connections served at a time; more wait in the kernel.
@@ -109,15 +110,23 @@ async fn serve_connection(
     // Without it small answers wait for the caller's delayed acknowledgement; a socket that cannot have it still works.
     let _set = stream.set_nodelay(true);
     let notes = Arc::new(Notes::default());
+    let unfinished = Unfinished::default();
     let gate = Gate::<_, AsItStands>::new(
-        stream,
+        CallerSocket::new(stream, unfinished.clone()),
         head_limits(&settings),
         Waits::default(),
         Arc::clone(&notes),
     );
     let service = service_fn(move |request: Request<Incoming>| {
+        let unfinished = Unfinished::is_for(&request).then(|| unfinished.clone());
         let answering = answer(request, &notes, &settings, &carrier);
-        async move { Ok::<_, Infallible>(answering.await) }
+        async move {
+            let response = answering.await;
+            Ok::<_, Infallible>(match unfinished {
+                Some(unfinished) => unfinished.follow(response),
+                None => response,
+            })
+        }
     });
     // A caller that shut down its sending side after the request still gets its answer.
     let mut connection = pin!(

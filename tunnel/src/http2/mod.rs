@@ -5,6 +5,7 @@
 //! `serve` the connection, in `message` one stream of it. Not here: how the gateway gets onto the target
 //! ([`crate::launch`]).
 
+mod answer;
 mod body;
 mod channel;
 mod given;

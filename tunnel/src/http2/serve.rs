@@ -17,11 +17,13 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
+use wire::limits;
 
+use super::answer::{PacedBody, until_stalled};
 use super::channel::Channel;
 use super::message;
 use crate::launch::GatewayKind;
-use crate::{Callbacks, Listening, MessageBody};
+use crate::{Callbacks, Listening};
 
 /// A PING after so long without a frame, …
 const PING_INTERVAL: Duration = Duration::from_secs(5);
@@ -51,10 +53,9 @@ impl Limits {
                 streams: streams.unwrap_or(256),
                 // A head of 32 KiB, with 32 bytes more for each field as HTTP/2 counts them.
                 header_list: 64 * 1024,
-                stream_window: 1024 * 1024,
-                // Several bodies that nobody reads at the moment must not take it all.
-                connection_window: 16 * 1024 * 1024,
-                frame: 64 * 1024,
+                stream_window: limits::STREAM_WINDOW,
+                connection_window: limits::CONNECTION_WINDOW,
+                frame: limits::FRAME_SIZE,
             },
             GatewayKind::Script => Self {
                 streams: streams.unwrap_or(4),
@@ -95,10 +96,11 @@ pub(super) async fn serve(
         let answered =
             message::read(request, kind, &listening).map(|message| callbacks.serve_message(message));
         async move {
-            Ok::<Response<MessageBody>, Infallible>(match answered {
+            let response = match answered {
                 Ok(answered) => answered.await,
                 Err(fault) => message::refuse(fault),
-            })
+            };
+            Ok::<Response<PacedBody>, Infallible>(response.map(PacedBody::new))
         }
     });
     let connection = builder(&streams, limits).serve_connection(TokioIo::new(channel), service);
@@ -178,7 +180,10 @@ where
             }
         }
         tasks.spawn(async move {
-            stream.await;
+            until_stalled(async move {
+                stream.await;
+            })
+            .await;
         });
     }
 }

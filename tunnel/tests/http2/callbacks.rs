@@ -165,6 +165,41 @@ async fn slow_readers_and_unread_bodies_do_not_hold_up_the_others() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_answer_that_nobody_takes_is_reset_after_half_a_minute_and_costs_itself_only() {
+    let mut world = World::new(Setting::default());
+    let mut gateway = world.gateway().await;
+    let unread = gateway.get("/big").await;
+    let slow = gateway.get("/big").await;
+    let started = Instant::now();
+
+    let slow = tokio::spawn(async move {
+        let (mut body, mut came) = (slow.into_body(), 0);
+        while let Some(frame) = body.frame().await {
+            came += frame.unwrap().into_data().unwrap().len();
+            tokio::time::sleep(Duration::from_millis(900)).await;
+        }
+        came
+    });
+    tokio::time::sleep(Duration::from_secs(40)).await;
+    let mut body = unread.into_body();
+    let cut = loop {
+        match body.frame().await.expect("no end of it") {
+            Ok(_) => {}
+            Err(error) => break error,
+        }
+    };
+
+    assert!(format!("{cut:?}").contains("CANCEL"), "{cut:?}");
+    assert_eq!(slow.await.unwrap(), BIG);
+    assert!(
+        started.elapsed() > Duration::from_secs(60),
+        "the other was no slow one"
+    );
+    assert_eq!(gateway.get("/echo").await.status(), 200);
+    world.stopped().await;
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_body_that_stops_coming_breaks_off_after_half_a_minute() {
     let mut world = World::new(Setting::default());
     let mut gateway = world.gateway().await;

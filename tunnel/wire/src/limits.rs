@@ -18,7 +18,7 @@ pub const SILENCE: Duration = Duration::from_secs(25);
 
 /// Between two of our own: HTTP/2 window of a stream, enough for 40 ms at 25 MiB/s.
 pub const STREAM_WINDOW: u32 = 1024 * 1024;
-/// … of a connection.
-pub const CONNECTION_WINDOW: u32 = 4 * 1024 * 1024;
+/// … of a connection, so large that several bodies which nobody reads at the moment do not take it all.
+pub const CONNECTION_WINDOW: u32 = 16 * 1024 * 1024;
 /// … and the largest frame.
 pub const FRAME_SIZE: u32 = 64 * 1024;

@@ -13,11 +13,14 @@ mod exchange;
 mod ours;
 mod peer;
 
+use std::convert::Infallible;
+use std::future::pending;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{self, Connection, SendRequest};
+use h2::{Ping, PingPong};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +38,8 @@ use peer::Ledger;
 
 /// Answers under way when the channel ends still go out for so long.
 const GRACE: Duration = Duration::from_secs(5);
+/// So many PINGs of ours fit into the silence after which the host counts as gone: one each 5 s.
+const PINGS_IN_SILENCE: u32 = 5;
 /// Bytes that wait for the host, per stream.
 const SEND_BUFFER: usize = 256 * 1024;
 /// Header fields of an answer.
@@ -84,7 +89,7 @@ pub(crate) async fn serve(listener: TcpListener, settings: Arc<Settings>) -> Res
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed)?;
     let stdio = stdio::open().map_err(|error| format!("standard input or output is of no use: {error}"))?;
     let watch = Watch::new();
-    let (sender, connection) = connect(&settings, stdio, &watch).await?;
+    let (sender, mut connection) = connect(&settings, stdio, &watch).await?;
     let lost = CancellationToken::new();
     let carrier = Arc::new(Http2 {
         role: settings.role,
@@ -96,6 +101,11 @@ pub(crate) async fn serve(listener: TcpListener, settings: Arc<Settings>) -> Res
         lost: lost.clone(),
     });
     let silence = settings.silence;
+    let pings = match settings.role {
+        Role::Ours => connection.ping_pong(),
+        // Its gateway sends none.
+        Role::Peer => None,
+    };
     // Dropped at the end, it takes the listener with it.
     let mut listening = JoinSet::new();
     listening.spawn(listen::serve(listener, settings, carrier, lost.clone(), GRACE));
@@ -105,6 +115,7 @@ pub(crate) async fn serve(listener: TcpListener, settings: Arc<Settings>) -> Res
             say("the host has fallen silent");
             Ok(())
         }
+        never = ask_for_life(pings, silence) => match never {},
         // At once: who asked does not wait for answers.
         _ = terminate.recv() => return Ok(()),
         _ = interrupt.recv() => return Ok(()),
@@ -157,7 +168,7 @@ fn broken(error: &h2::Error) -> String {
 /// Resolves once nothing has come for `limit`.
 async fn silent(watch: &Watch, limit: Option<Duration>) {
     let Some(limit) = limit else {
-        return std::future::pending().await;
+        return pending().await;
     };
     loop {
         let deadline = watch.heard() + limit;
@@ -166,4 +177,19 @@ async fn silent(watch: &Watch, limit: Option<Duration>) {
         }
         tokio::time::sleep_until(deadline).await;
     }
+}
+
+/// Has the host answer a PING now and then, so that its silence means something: its own PINGs pause while it reads a
+/// body.
+async fn ask_for_life(pings: Option<PingPong>, silence: Option<Duration>) -> Infallible {
+    if let (Some(mut pings), Some(silence)) = (pings, silence) {
+        loop {
+            tokio::time::sleep(silence / PINGS_IN_SILENCE).await;
+            if pings.ping(Ping::opaque()).await.is_err() {
+                // The connection has ended, and says so itself.
+                break;
+            }
+        }
+    }
+    pending().await
 }

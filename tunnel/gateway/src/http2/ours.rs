@@ -11,14 +11,14 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use h2::RecvStream;
 use http::uri::{Authority, PathAndQuery, Scheme};
-use http::{HeaderName, HeaderValue, Method, Request, Response, Uri, header};
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use wire::names;
 
 use super::Http2;
 use super::exchange::{Exchange, Failure, exchange};
-use crate::answers::Refusal;
+use crate::answers::{Refusal, is_indeterminate};
 use crate::caller::{BoxError, CallerBodyError, CallerRequest, GatewayBody, path_and_query};
 use crate::headers;
 
@@ -104,11 +104,14 @@ fn refusal(failure: Failure, safe: bool) -> Refusal {
     }
 }
 
-/// The daemon's answer as it is.
+/// The daemon's answer as it is, but for an outcome that the API itself does not know: 409 says so in every tunnel.
 fn pass_on(response: Response<RecvStream>, exchange: Exchange) -> Response<GatewayBody> {
     let (mut head, stream) = response.into_parts();
     headers::drop_hop_by_hop(&mut head.headers);
     head.version = http::Version::HTTP_11;
+    if is_indeterminate(&head.headers) {
+        head.status = StatusCode::CONFLICT;
+    }
     head.extensions = http::Extensions::new();
     let declared = head
         .headers

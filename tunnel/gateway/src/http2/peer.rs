@@ -10,13 +10,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::{Bytes, BytesMut};
 use h2::RecvStream;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, Method, Request, Response, StatusCode, Uri, header};
 use http_body_util::{BodyExt, Full};
-use wire::names;
 
 use super::Http2;
 use super::exchange::{Failure, exchange};
-use crate::answers::{OUTCOME, peer_error, whole};
+use crate::answers::{is_indeterminate, peer_error, whole};
 use crate::caller::{CallerBody, CallerBodyError, CallerRequest, GatewayBody};
 use crate::headers;
 use crate::url;
@@ -176,11 +175,6 @@ async fn translate(response: Response<RecvStream>, mut held: Held) -> Response<G
     *response.headers_mut() = head.headers;
     response.headers_mut().remove(header::CONTENT_LENGTH);
     response
-}
-
-fn is_indeterminate(headers: &HeaderMap) -> bool {
-    let name: HeaderName = OUTCOME;
-    headers.get(name).map(HeaderValue::as_bytes) == Some(names::header::INDETERMINATE.as_bytes())
 }
 
 #[cfg(test)]

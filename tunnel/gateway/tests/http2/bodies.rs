@@ -83,6 +83,64 @@ async fn an_answer_of_unknown_length_that_is_reset_is_never_ended_cleanly() {
 }
 
 #[tokio::test]
+async fn a_broken_answer_that_ends_with_its_connection_ends_in_a_reset() {
+    let (gateway, channel) = ours().await;
+    let mut host = host::h2(channel).await;
+    let mut caller = TcpStream::connect(("127.0.0.1", gateway.port))
+        .await
+        .expect("a connection");
+    caller
+        .write_all(b"GET / HTTP/1.0\r\nHost: h\r\nAuthorization: Bearer the-token\r\n\r\n")
+        .await
+        .expect("room");
+    let (_, mut respond) = host::next(&mut host).await;
+    let mut answer = respond.send_response(Response::new(()), false).expect("open");
+    answer
+        .send_data(Bytes::from_static(b"half of it"), false)
+        .expect("room");
+    let _host = host::drive(host);
+    let mut came = Vec::new();
+    while !came.ends_with(b"\r\n\r\nhalf of it") {
+        came.push(within(caller.read_u8()).await.expect("its first half"));
+    }
+    let head = String::from_utf8_lossy(&came).to_lowercase();
+    assert!(
+        !head.contains("content-length") && !head.contains("chunked"),
+        "{head}"
+    );
+
+    answer.send_reset(Reason::INTERNAL_ERROR);
+
+    let end = within(caller.read(&mut [0; 8])).await;
+    let kind = end.expect_err("no end of file").kind();
+    assert_eq!(kind, std::io::ErrorKind::ConnectionReset);
+}
+
+#[tokio::test]
+async fn a_whole_answer_that_ends_with_its_connection_ends_in_order() {
+    let (gateway, channel) = ours().await;
+    let mut host = host::h2(channel).await;
+    let caller = tokio::spawn(async move {
+        raw(
+            gateway.port,
+            b"GET / HTTP/1.0\r\nHost: h\r\nAuthorization: Bearer the-token\r\n\r\n",
+        )
+        .await
+    });
+    let (_, mut respond) = host::next(&mut host).await;
+    let mut answer = respond.send_response(Response::new(()), false).expect("open");
+    let _host = host::drive(host);
+    answer
+        .send_data(Bytes::from_static(b"all of it"), false)
+        .expect("room");
+    answer.send_data(Bytes::new(), true).expect("room");
+
+    let came = within(caller).await.expect("no panic");
+
+    assert!(came.ends_with("\r\n\r\nall of it"), "{came}");
+}
+
+#[tokio::test]
 async fn an_early_answer_is_whole_although_the_upload_is_not() {
     let (gateway, channel) = ours().await;
     let mut host = host::h2(channel).await;
@@ -150,7 +208,7 @@ async fn a_caller_who_does_not_read_stalls_nobody_else() {
     });
 
     let mut slow = Vec::new();
-    for _ in 0..3 {
+    for _ in 0..8 {
         let mut stream = TcpStream::connect(("127.0.0.1", gateway.port))
             .await
             .expect("a connection");

@@ -83,6 +83,16 @@ async fn pings_of_an_idle_host_keep_it_alive() {
 }
 
 #[tokio::test]
+async fn a_host_that_sends_nothing_but_answers_to_pings_keeps_it_alive() {
+    let (mut gateway, channel) = start(true, &[("PCBRIDGE_GATEWAY_SILENCE_MS", "1000")]).await;
+    let _host = host::drive(host::h2(channel).await);
+
+    let ended = tokio::time::timeout(Duration::from_millis(2500), gateway.child.wait()).await;
+
+    assert!(ended.is_err(), "{ended:?}");
+}
+
+#[tokio::test]
 async fn asked_to_end_it_ends_at_once_with_status_0() {
     for signal in [Signal::TERM, Signal::INT] {
         let (mut gateway, channel) = ours().await;

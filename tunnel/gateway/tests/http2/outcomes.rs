@@ -145,6 +145,28 @@ async fn a_stream_above_the_last_of_goaway_was_never_dispatched() {
     assert_eq!(first.status(), 409);
 }
 
+#[tokio::test]
+async fn an_answer_that_says_its_outcome_is_not_known_is_409_whatever_its_status() {
+    for status in [504, 502, 200] {
+        let (gateway, channel) = ours().await;
+        let _host = host::hyper(channel, move |_| async move {
+            let mut response = Response::new(host::full("what the API said"));
+            *response.status_mut() = http::StatusCode::from_u16(status).expect("a status");
+            let outcome = http::HeaderValue::from_static("indeterminate");
+            response
+                .headers_mut()
+                .insert("x-paperclip-bridge-outcome", outcome);
+            response
+        });
+
+        let answer = call(gateway.port, request("POST", "/", "")).await.expect("whole");
+
+        assert_eq!(answer.status(), 409, "{status}");
+        assert_eq!(answer.headers()["x-paperclip-bridge-outcome"], "indeterminate");
+        assert_eq!(answer.body().as_ref(), b"what the API said");
+    }
+}
+
 /// Reads frames up to the HEADERS of a stream.
 async fn headers_of(channel: &mut super::gateway::Channel, stream: u32) {
     use tokio::io::AsyncReadExt;
