@@ -148,8 +148,9 @@ fn client(answer: &Result<Answer, Broken>, facts: &mut Facts) {
     facts.insert("client.status".to_owned(), answer.status.to_string());
     headers("client", &answer.headers, facts);
     // An error of the bridge is compared key by key, any other body by its bytes.
-    match answer.json() {
-        serde_json::Value::Object(object) if answer.status >= 400 => {
+    let body = answer.json();
+    match body.as_object() {
+        Some(object) if answer.status >= 400 => {
             for (key, value) in object {
                 let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
                 let text = if key == "request_id" {
@@ -160,7 +161,7 @@ fn client(answer: &Result<Answer, Broken>, facts: &mut Facts) {
                 facts.insert(format!("client.body.{key}"), text);
             }
         }
-        _ => {
+        Some(_) | None => {
             facts.insert("client.body".to_owned(), shown(&answer.body));
         }
     }

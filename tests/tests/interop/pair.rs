@@ -87,7 +87,7 @@ impl Pair {
                     max_body: Some(MAX_BODY),
                     ssh: sandbox.as_ref(),
                 };
-                Session::Theirs(PeerHost::start(installed, &options).await)
+                Session::Theirs(Box::new(PeerHost::start(installed, &options).await))
             }
             Whose::Ours => self.open_ours(installed, upstream, sandbox.as_ref()).await,
         };
@@ -155,7 +155,7 @@ pub(crate) struct Open {
 
 #[derive(Debug)]
 enum Session {
-    Theirs(PeerHost),
+    Theirs(Box<PeerHost>),
     Ours(Box<Bridge>, TempDir),
 }
 
