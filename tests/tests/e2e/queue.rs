@@ -8,10 +8,14 @@ use std::time::{Duration, Instant};
 
 use paperclip_bridge_tests::binary::Bridge;
 use paperclip_bridge_tests::peer::{Installed, Release, gateway, installed, their_script};
-use paperclip_bridge_tests::sshd::Sshd;
+use paperclip_bridge_tests::sshd::{Access, Sshd};
 use paperclip_bridge_tests::world::{Place, daemon};
 use paperclip_bridge_tests::{Agent, Script, Upstream, can_run, eventually, processes, user};
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::ssh_can_run;
 
@@ -33,6 +37,12 @@ impl Sandbox {
     /// This machine.
     pub(crate) async fn local() -> Self {
         Self::at(Place::Local, "/usr/local/bin:/usr/bin:/bin".to_owned()).await
+    }
+
+    /// A user of an SSH server of its own.
+    pub(crate) async fn ssh() -> Self {
+        let place = Place::Ssh(Box::new(Sshd::start()));
+        Self::at(place, "/usr/local/bin:/usr/bin:/bin".to_owned()).await
     }
 
     /// A target whose `node`, if any, is found in `path`.
@@ -155,7 +165,7 @@ async fn carries_ten_mebibytes_both_ways(sandbox: &Sandbox, agent: &Agent, what:
 
 async fn sixty_four_at_once_are_answered(agent: &Agent, what: &str) {
     let started = Instant::now();
-    let mut callers = tokio::task::JoinSet::new();
+    let mut callers = JoinSet::new();
     for number in 0..64 {
         let agent = agent.clone();
         callers.spawn(async move {
@@ -196,7 +206,7 @@ async fn our_gateway_over_ssh_carries_everything_and_leaves_nothing() {
     if !ssh_can_run() {
         return;
     }
-    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let sandbox = Sandbox::ssh().await;
 
     carries_everything(&sandbox, "builtin").await;
 }
@@ -242,7 +252,7 @@ async fn one_call_after_the_other_takes_at_most_150_ms_over_ssh() {
     if !ssh_can_run() {
         return;
     }
-    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let sandbox = Sandbox::ssh().await;
     let bridge = sandbox.open(&[]).await;
     let agent = agent(&bridge);
 
@@ -262,12 +272,91 @@ async fn one_call_after_the_other_takes_at_most_150_ms_over_ssh() {
     assert!(took[20] <= Duration::from_millis(150), "{took:?}");
 }
 
+/// A way to a server on which each byte is under way for half of `round_trip`, however many there are.
+async fn slow_way(server: &Sshd, folder: &Path, round_trip: Duration) -> (Access, JoinHandle<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (near, far) = (listener.local_addr().unwrap().port(), server.port());
+    let relay = tokio::spawn(async move {
+        let mut ways = JoinSet::new();
+        while let Ok((caller, _)) = listener.accept().await {
+            let called = TcpStream::connect(("127.0.0.1", far)).await.unwrap();
+            let (caller_out, caller_in) = caller.into_split();
+            let (called_out, called_in) = called.into_split();
+            ways.spawn(delay(caller_out, called_in, round_trip / 2));
+            ways.spawn(delay(called_out, caller_in, round_trip / 2));
+        }
+    });
+    let access = server.access();
+    let moved = |text: String| text.replace(&format!(":{far}"), &format!(":{near}"));
+    let known_hosts = folder.join("known_hosts");
+    let known = std::fs::read_to_string(&access.known_hosts).unwrap();
+    std::fs::write(&known_hosts, moved(known)).unwrap();
+    let access = Access {
+        target: moved(access.target),
+        identity: access.identity,
+        known_hosts,
+    };
+    (access, relay)
+}
+
+async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, time: Duration) {
+    // As much as a link of many megabytes a second has under way.
+    let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Instant, Vec<u8>)>(256);
+    let sending = async move {
+        while let Some((due, bytes)) = receiver.recv().await {
+            tokio::time::sleep_until(due.into()).await;
+            if to.write_all(&bytes).await.is_err() {
+                return;
+            }
+        }
+    };
+    let receiving = async move {
+        let mut buffer = vec![0; 64 * 1024];
+        while let Ok(count @ 1..) = from.read(&mut buffer).await {
+            let piece = (Instant::now() + time, buffer[..count].to_vec());
+            if sender.send(piece).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::join!(sending, receiving);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_round_trip_of_40_ms_is_paid_once_a_call_and_not_once_an_answer() {
+    if !ssh_can_run() {
+        return;
+    }
+    let server = Sshd::start();
+    let folder = tempfile::tempdir().unwrap();
+    let (access, relay) = slow_way(&server, folder.path(), Duration::from_millis(40)).await;
+    let sandbox = Sandbox::at(Place::Other(access), "/usr/bin:/bin".to_owned()).await;
+    sandbox.upstream.on("POST", COMMENTS, Script::json(201, "{}"));
+    let bridge = sandbox.open(&[]).await;
+    let agent = agent(&bridge);
+
+    let mut took = vec![];
+    for _ in 0..21 {
+        let started = Instant::now();
+        assert_eq!(agent.get(ME).await.unwrap().status, 200);
+        took.push(started.elapsed());
+    }
+    took.sort();
+    eprintln!("40 ms away: p50 {:?}, most {:?}", took[10], took[20]);
+    assert!(took[10] <= Duration::from_millis(200), "{took:?}");
+    sixty_four_at_once_are_answered(&agent, "40 ms away").await;
+
+    let ended = bridge.close().await;
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    relay.abort();
+}
+
 #[tokio::test]
 async fn a_lost_connection_is_told_opened_again_and_waited_for_by_callers() {
     if !ssh_can_run() {
         return;
     }
-    let sandbox = Sandbox::at(Place::Ssh(Box::new(Sshd::start())), "/usr/bin:/bin".to_owned()).await;
+    let sandbox = Sandbox::ssh().await;
     let bridge = sandbox.open(&[]).await;
     let Place::Ssh(server) = &sandbox.place else {
         unreachable!()

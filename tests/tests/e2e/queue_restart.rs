@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 
 use crate::outcomes::sightings;
 use crate::queue::{COMMENTS, ME, Sandbox, agent, port};
+use crate::ssh_can_run;
 
 const ROUNDS: usize = 4;
 const CALLERS: usize = 8;
@@ -54,7 +55,17 @@ async fn caller(agent: Agent, name: String, end: tokio_util::sync::CancellationT
 
 #[tokio::test]
 async fn a_killed_host_takes_up_its_queue_and_sends_no_write_twice() {
-    let sandbox = Sandbox::local().await;
+    killed_again_and_again(&Sandbox::local().await).await;
+}
+
+#[tokio::test]
+async fn a_killed_host_takes_up_its_queue_over_ssh_and_sends_no_write_twice() {
+    if ssh_can_run() {
+        killed_again_and_again(&Sandbox::ssh().await).await;
+    }
+}
+
+async fn killed_again_and_again(sandbox: &Sandbox) {
     let state = sandbox.folder.path().join("state");
     let arguments = ["--state-dir", state.to_str().unwrap()];
     let slow = Duration::from_millis(30);
