@@ -13,6 +13,8 @@ pub struct Goal {
     pub value: Option<f64>,
     /// What it is held against.
     pub bound: f64,
+    /// The figures behind it, ours first.
+    pub sides: [Option<f64>; 2],
     /// The bound is the least, else the most.
     pub at_least: bool,
 }
@@ -33,6 +35,7 @@ impl Goal {
     pub fn json(&self) -> Value {
         json!({
             "goal": self.name, "value": self.value, "bound": self.bound, "at_least": self.at_least,
+            "ours": self.sides[0], "peer": self.sides[1],
             "met": self.met(),
         })
     }
@@ -50,7 +53,11 @@ pub fn write_goals(text: &mut String, goals: &[Goal]) -> std::fmt::Result {
         .max()
         .unwrap_or(0)
         .max(52);
-    writeln!(text, "\n{:<width$}{:>10}{:>10}  ", "goal", "value", "bound")?;
+    writeln!(
+        text,
+        "\n{:<width$}{:>10}{:>10}  {:<14}ours / peer",
+        "goal", "value", "bound", ""
+    )?;
     for goal in goals {
         let sign = if goal.at_least { ">=" } else { "<=" };
         let value = goal.value.map_or("-".to_owned(), |value| format!("{value:.2}"));
@@ -58,7 +65,14 @@ pub fn write_goals(text: &mut String, goals: &[Goal]) -> std::fmt::Result {
             .met()
             .map_or("not measured", |met| if met { "met" } else { "MISSED" });
         let bound = format!("{sign} {}", goal.bound);
-        writeln!(text, "{:<width$}{value:>10}{bound:>10}  {met}", goal.name)?;
+        let [ours, peer] = goal
+            .sides
+            .map(|side| side.map_or("-".to_owned(), |figure| format!("{figure:.2}")));
+        writeln!(
+            text,
+            "{:<width$}{value:>10}{bound:>10}  {met:<14}{ours} / {peer}",
+            goal.name
+        )?;
     }
     Ok(())
 }
@@ -90,6 +104,7 @@ mod tests {
         let mut goal = Goal {
             name: "ratio".to_owned(),
             value: None,
+            sides: [None, None],
             bound: 2.0,
             at_least: true,
         };

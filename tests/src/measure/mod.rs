@@ -8,6 +8,7 @@ pub mod api;
 pub mod cost;
 pub mod relay;
 pub mod figures;
+pub mod guard;
 
 pub use api::Api;
 pub use cost::{Family, Snapshot};

@@ -1,12 +1,190 @@
 //! Which tunnel is taken where the best one is not to be had, and what is said of it.
 
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use paperclip_bridge_tests::binary::LIMIT;
 use paperclip_bridge_tests::sshd::Sshd;
-use paperclip_bridge_tests::world::{Place, World, daemon};
-use paperclip_bridge_tests::{Upstream, processes};
+use paperclip_bridge_tests::waiting::program;
+use paperclip_bridge_tests::world::{CREDENTIAL, Place, World, assert_headers, daemon};
+use paperclip_bridge_tests::{Upstream, can_run, eventually, processes, user};
 
 use crate::ssh_can_run;
 
 const ME: &str = "/api/agents/me";
+const SOON: Duration = Duration::from_secs(10);
+
+fn forwards_nothing() -> Place {
+    Place::Ssh(Box::new(Sshd::builder().line("AllowTcpForwarding no").start()))
+}
+
+#[tokio::test]
+async fn without_forwarding_a_command_reaches_the_api_and_leaves_nothing_behind() {
+    if !ssh_can_run() || !can_run(user::can_be_made()) || !can_run(program("curl").map(drop)) {
+        return;
+    }
+    let upstream = Upstream::start().await;
+    let place = forwards_nothing();
+    let Place::Ssh(server) = &place else {
+        unreachable!()
+    };
+    let made = server.made_user().expect("it was made");
+    let script = r#"echo "token $PAPERCLIP_API_KEY $PAPERCLIP_API_URL $PAPERCLIP_API_BRIDGE_MODE"
+        curl -sS -w ' %{http_code}\n' -H "Authorization: Bearer $PAPERCLIP_API_KEY" "$PAPERCLIP_API_URL/api/agents/me"
+        env; set; echo started; cat"#;
+
+    let mut running = daemon("run", &place, &upstream.url())
+        .command(["sh", "-c", script])
+        .start();
+    eventually(LIMIT, "the command starts", || {
+        running.stdout().contains("started").then_some(())
+    })
+    .await;
+
+    let printed = running.stdout();
+    assert!(printed.contains("{\"ok\":true} 200"), "{printed}");
+    assert_headers(&upstream.seen());
+    assert_eq!(upstream.count(), 1);
+    let words: Vec<&str> = printed.split_whitespace().collect();
+    let [_, token, url, mode, ..] = words[..] else {
+        panic!("{printed}")
+    };
+    assert_eq!(mode, "http2_v1");
+    assert_no_trace(made.uid(), made.home(), &printed, token);
+    let port = url.rsplit(':').next().and_then(|port| port.parse().ok());
+    let port = port.unwrap_or_else(|| panic!("no port in {url}"));
+    assert!(
+        processes::anyone_listens(port),
+        "the check for listeners does not work"
+    );
+    let token = token.to_owned();
+
+    running.close_stdin();
+    let ended = running.finish().await;
+
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stderr.contains("forwarding_refused"), "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains(CREDENTIAL) && !ended.stderr.contains(&token),
+        "{}",
+        ended.stderr
+    );
+    eventually(SOON, "the user has no process left", || {
+        processes::owned_by(made.uid()).is_empty().then_some(())
+    })
+    .await;
+    assert!(!processes::anyone_listens(port), "the port still listens");
+    // The program stays for the next session; of this one there is nothing.
+    let left = files(&made.home().join(".cache/paperclip-bridge"));
+    assert_eq!(left.len(), 1, "{left:?}");
+    assert!(name(&left[0]).starts_with("gateway-"), "{left:?}");
+    assert!(!holds(&std::fs::read(&left[0]).unwrap(), &token));
+}
+
+/// The credential is nowhere on the target, and the token in no arguments and no file.
+fn assert_no_trace(user_id: u32, home: &Path, printed: &str, token: &str) {
+    assert!(!printed.contains(CREDENTIAL));
+    let owned = processes::owned_by(user_id);
+    let environments: Vec<_> = owned.iter().map(|pid| processes::environment(*pid)).collect();
+    assert!(environments.iter().all(|one| !holds(one, CREDENTIAL)));
+    // Without this the search could pass by finding nothing at all.
+    assert!(environments.iter().any(|one| holds(one, token)));
+    for process in processes::all() {
+        let arguments = processes::command_line(process.pid);
+        assert!(
+            !holds(&arguments, CREDENTIAL) && !holds(&arguments, token),
+            "a secret is in the arguments of {process:?}"
+        );
+    }
+    let files = files(home);
+    assert!(
+        files.iter().any(|file| name(file).starts_with("gateway-")),
+        "{files:?}"
+    );
+    for file in files {
+        let bytes = std::fs::read(&file).unwrap_or_default();
+        assert!(
+            !holds(&bytes, CREDENTIAL) && !holds(&bytes, token),
+            "a secret is in {}",
+            file.display()
+        );
+    }
+}
+
+fn holds(bytes: &[u8], text: &str) -> bool {
+    bytes.windows(text.len()).any(|window| window == text.as_bytes())
+}
+
+fn name(file: &Path) -> String {
+    file.file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Everything below a folder that is no folder.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
+    let paths = entries.map(|entry| entry.unwrap().path());
+    paths
+        .flat_map(|path| if path.is_dir() { files(&path) } else { vec![path] })
+        .collect()
+}
+
+#[tokio::test]
+async fn with_a_gateway_that_does_not_run_every_rung_says_what_was_wrong() {
+    if !ssh_can_run() {
+        return;
+    }
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let gateway = folder.path().join("gateway");
+    // A program by its first bytes, and no more.
+    std::fs::write(&gateway, b"\x7fELF and then nothing of the kind").unwrap();
+    let place = forwards_nothing();
+
+    let ended = daemon("run", &place, &upstream.url())
+        .args(["--gateway", gateway.to_str().unwrap()])
+        .command(["echo", "never"])
+        .finish()
+        .await;
+
+    assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "");
+    for told in [
+        "ssh-reverse: forwarding_refused",
+        "http2_v1: entrypoint_sync_failed",
+        "queue_v1: entrypoint_sync_failed",
+        "the program does not run",
+        "XDG_CACHE_HOME",
+    ] {
+        assert!(ended.stderr.contains(told), "{told}: {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains(CREDENTIAL));
+    assert_eq!(upstream.count(), 0);
+}
+
+#[tokio::test]
+async fn a_script_that_is_no_gateway_is_said_to_be_none_on_every_rung() {
+    if !ssh_can_run() || !can_run(program("node").map(drop)) {
+        return;
+    }
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let script = folder.path().join("gateway.mjs");
+    std::fs::write(&script, "process.exit(7)").unwrap();
+
+    let ended = daemon("run", &forwards_nothing(), &upstream.url())
+        .args(["--gateway", &format!("node:{}", script.display())])
+        .command(["echo", "never"])
+        .finish()
+        .await;
+
+    assert_eq!(ended.code, Some(4), "{}", ended.stderr);
+    for told in ["forwarding_refused", "http2_v1", "ready_invalid", "queue_v1"] {
+        assert!(ended.stderr.contains(told), "{told}: {}", ended.stderr);
+    }
+}
 
 #[tokio::test]
 async fn without_forwarding_calls_travel_by_http2_v1_and_the_reason_is_told() {

@@ -45,9 +45,13 @@ pub fn drop_hop_by_hop(headers: &mut HeaderMap) {
 }
 
 /// A caller's headers as our own host gets them: all that are end to end, but for `expect`, which is answered here, and
-/// those named as only this gateway may name them.
+/// those named as only this gateway may name them. The token is for the next hop whatever `Connection` names.
 pub fn for_our_host(headers: &mut HeaderMap) {
+    let token = headers.get(header::AUTHORIZATION).cloned();
     drop_hop_by_hop(headers);
+    if let Some(token) = token {
+        headers.insert(header::AUTHORIZATION, token);
+    }
     headers.remove(header::HOST);
     headers.remove(header::EXPECT);
     let own: Vec<HeaderName> = headers
@@ -97,7 +101,7 @@ mod tests {
     fn our_host_gets_everything_that_is_end_to_end() {
         let mut headers = map(&[
             ("authorization", "Bearer t"),
-            ("connection", "close, X-Private"),
+            ("connection", "close, X-Private, Authorization"),
             ("x-private", "1"),
             ("te", "trailers"),
             ("keep-alive", "timeout=5"),

@@ -175,6 +175,7 @@ impl Report {
             goals.push(Goal {
                 name,
                 value,
+                sides: [None, None],
                 bound,
                 at_least,
             });

@@ -21,19 +21,21 @@ pub(crate) const AT_ONCE: usize = 64;
 const AT_ONCE_LIMIT: Duration = Duration::from_secs(5);
 
 /// How long a 10 MiB POST may take.
-const UPLOAD_LIMIT: Duration = Duration::from_secs(60);
+const UPLOAD_LIMIT: Duration = Duration::from_secs(40);
 
 /// After the time of a measurement, how long calls in flight are still waited for.
 const GRACE: Duration = Duration::from_secs(8);
 
-/// The least time of a measurement of the peer's queue, whose calls take seconds.
-const QUEUE_SECONDS: f64 = 8.0;
+/// The calls of the peer's queue take seconds: so many are made by one caller and by sixteen, and so long those of a
+/// measurement are waited for.
+const QUEUE_CALLS: [u64; 2] = [4, 32];
+const QUEUE_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long any one measurement may take.
-const LIMIT: Duration = Duration::from_secs(240);
+const LIMIT: Duration = Duration::from_secs(90);
 
 /// For how long fast calls are made beside slow ones; shorter than those.
-const BESIDE_SLOW: Duration = Duration::from_secs(4);
+const BESIDE_SLOW: Duration = Duration::from_secs(3);
 
 /// What is measured, for how long.
 #[derive(Clone, Copy, Debug)]
@@ -53,26 +55,54 @@ pub(crate) struct Turn {
 impl Plan {
     /// Everything of one turn; what needs no median only in the first round.
     pub(crate) async fn measure(&self, turn: Turn, first: bool, ground: &Ground, report: &mut Report) {
+        let mut side = None;
         for connections in CONCURRENCIES {
-            let calls = async |side: &Side| self.small_calls(turn, side, connections, ground).await;
-            report.note_calls(turn, connections, turn.on_a_side(ground, calls).await);
-        }
-        let answered = turn.on_a_side(ground, at_once).await;
-        report.note(turn, Event::AtOnce, answered);
-        if !first {
-            return;
-        }
-        for (slow, event) in [(1, Event::BesideOneSlow), (4, Event::BesideFourSlow)] {
-            let beside = async |side: &Side| beside_slow_calls(side, slow).await;
-            report.note(turn, event, turn.on_a_side(ground, beside).await);
-        }
-        report.note(turn, Event::Upload, turn.on_a_side(ground, upload).await);
-        if !turn.slow_line && !self.idle.is_zero() {
-            let rest = async |side: &Side| Ok(self.at_rest(turn, side, ground).await);
-            let figures = turn.on_a_side(ground, rest).await;
-            for (event, figure) in figures.unwrap_or_default() {
-                report.note(turn, event, Ok(figure));
+            if turn.of_the_peers_queue() && turn.slow_line && connections == 16 {
+                continue;
             }
+            let calls = async |side: &Side| self.small_calls(turn, side, connections, ground).await;
+            let calls = turn.on_a_side(&mut side, ground, calls).await;
+            if let Ok(calls) = &calls
+                && turn.of_the_peers_queue()
+                && connections == AT_ONCE
+            {
+                // Its 64 small calls are also the 64 at once.
+                report.note(turn, Event::AtOnce, Ok(calls.in_time));
+            }
+            report.note_calls(turn, connections, calls);
+        }
+        if !turn.of_the_peers_queue() {
+            let answered = turn.on_a_side(&mut side, ground, at_once).await;
+            report.note(turn, Event::AtOnce, answered);
+        }
+        if !first {
+            return end(side).await;
+        }
+        if turn.of_the_peers_queue() && turn.slow_line {
+            // Its figures over the plain line say enough, and each would take a minute.
+            return end(side).await;
+        }
+        let uploaded = turn.on_a_side(&mut side, ground, upload).await;
+        report.note(turn, Event::Upload, uploaded);
+        for (slow, event) in [(1, Event::BesideOneSlow), (4, Event::BesideFourSlow)] {
+            // The slow calls of the one measurement would be there in the next.
+            end(side.take()).await;
+            let beside = async |side: &Side| beside_slow_calls(side, slow).await;
+            let beside = turn.on_a_side(&mut side, ground, beside).await;
+            report.note(turn, event, beside);
+        }
+        end(side.take()).await;
+        if turn.case.over_ssh() && !turn.slow_line && !self.idle.is_zero() {
+            let rest = async |side: &Side| Ok(self.at_rest(turn, side, ground).await);
+            match turn.on_a_side(&mut side, ground, rest).await {
+                Ok(figures) => {
+                    for (event, figure) in figures {
+                        report.note(turn, event, Ok(figure));
+                    }
+                }
+                Err(fault) => report.note(turn, Event::IdleCpu, Err(fault)),
+            }
+            end(side).await;
         }
     }
 
@@ -83,23 +113,25 @@ impl Plan {
         connections: usize,
         ground: &Ground,
     ) -> anyhow::Result<Calls> {
-        let peers_queue = turn.who == Who::Peer && turn.case.tunnel() == Tunnel::Queue;
-        let seconds = if peers_queue {
-            self.seconds.max(QUEUE_SECONDS)
-        } else {
-            self.seconds
-        };
         let load = Load::small(&side.agent, Mode::KeepAlive, connections);
-        if !peers_queue {
-            // Its first calls are its slowest; but callers that are given up would stay in the queue.
-            load.clone().lasting(Duration::from_millis(300)).run().await?;
-        }
-        let time = Duration::from_secs_f64(seconds);
+        let time = Duration::from_secs_f64(self.seconds);
+        let load = match turn.of_the_peers_queue() {
+            // Each for itself: after that the side is ended, so that no caller given up stays in its queue.
+            true => load
+                .counting(queue_calls(connections))
+                .bearing_faults(QUEUE_LIMIT),
+            false => {
+                // Its first calls are its slowest.
+                load.clone().lasting(Duration::from_millis(300)).run().await?;
+                load.lasting(time).bearing_faults(time + GRACE)
+            }
+        };
         let (before, executions) = (side.family.look(), ground.executions());
-        let sample = load.lasting(time).bearing_faults(time + GRACE).run().await?;
+        let sample = load.run().await?;
         let after = side.family.look();
         let answered = sample.latencies.len() as f64;
-        ensure!(answered > 0.0, "no call was answered within {:?}", time + GRACE);
+        ensure!(answered > 0.0, "no call was answered within {:?}", sample.elapsed);
+        let in_time = sample.latencies.iter().filter(|took| **took <= AT_ONCE_LIMIT);
         let spent = after.since(&before);
         let milliseconds = |time: Duration| time.as_secs_f64() * 1e3;
         Ok(Calls {
@@ -111,6 +143,7 @@ impl Plan {
             executions: (ground.executions() - executions) as f64 / answered,
             host_mib: mebibytes(after.host_bytes),
             sandbox_mib: mebibytes(after.sandbox_bytes),
+            in_time: in_time.count() as f64,
             not_answered: (sample.failed + sample.given_up) as f64,
         })
     }
@@ -138,16 +171,44 @@ impl Plan {
 }
 
 impl Turn {
-    /// Starts the side, works on it under the deadline, and ends it whatever came of that.
+    fn of_the_peers_queue(self) -> bool {
+        self.who == Who::Peer && self.case.tunnel() == Tunnel::Queue
+    }
+
+    /// Works on the side under the deadline; starts it where there is none. One that failed is not worked on again.
     async fn on_a_side<T>(
         self,
+        kept: &mut Option<Side>,
         ground: &Ground,
         work: impl AsyncFnOnce(&Side) -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        let side = Side::start(self.who, self.case, self.slow_line, ground).await?;
+        let side = match kept.take() {
+            Some(side) => side,
+            None => Side::start(self.who, self.case, self.slow_line, ground).await?,
+        };
         let done = tokio::time::timeout(LIMIT, work(&side)).await;
+        let done = done.map_err(|_| anyhow!("not within {LIMIT:?}")).flatten();
+        if done.is_ok() && !self.of_the_peers_queue() {
+            *kept = Some(side);
+        } else {
+            side.stop().await;
+        }
+        done
+    }
+}
+
+async fn end(side: Option<Side>) {
+    if let Some(side) = side {
         side.stop().await;
-        done.map_err(|_| anyhow!("not within {LIMIT:?}"))?
+    }
+}
+
+/// How many calls of the peer's queue so many callers make.
+fn queue_calls(connections: usize) -> u64 {
+    match connections {
+        1 => QUEUE_CALLS[0],
+        AT_ONCE => AT_ONCE as u64,
+        _ => QUEUE_CALLS[1],
     }
 }
 

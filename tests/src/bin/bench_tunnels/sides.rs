@@ -77,19 +77,27 @@ impl Side {
                 Who::Peer => peer(case, access, ground, log.path()).await,
             }
         };
-        let (agent, kind) = tokio::time::timeout(START_LIMIT, starting)
+        let come = tokio::time::timeout(START_LIMIT, starting)
             .await
             .map_err(|_| anyhow!("not within {START_LIMIT:?}"))
             .flatten()
-            .with_context(|| format!("start {} for {case}: {}", who.name(), written(log.path())))?;
-        let host = match &kind {
-            Kind::Ours(bridge) => bridge.running.pid(),
-            Kind::Peer(child, _) => child.id().context("the peer's host runs")?,
-        };
-        let family = Family {
-            host,
+            .with_context(|| format!("start {} for {case}: {}", who.name(), written(log.path())));
+        let mut family = Family {
+            host: 0,
             sshd: ground.sshd_pid(),
             apart: ground.upstream.pid().into_iter().collect(),
+        };
+        let (agent, kind) = match come {
+            Ok(come) => come,
+            Err(fault) => {
+                // It may have come so far as to start something in the sandbox.
+                end_by_force(&family);
+                return Err(fault);
+            }
+        };
+        family.host = match &kind {
+            Kind::Ours(bridge) => bridge.running.pid(),
+            Kind::Peer(child, _) => child.id().context("the peer's host runs")?,
         };
         let mut side = Self {
             agent,
@@ -98,14 +106,27 @@ impl Side {
             kind,
             log,
         };
-        side.first_answer().await?;
-        side.start = started.elapsed();
-        Ok(side)
+        match side.first_answer().await {
+            Ok(()) => {
+                side.start = started.elapsed();
+                Ok(side)
+            }
+            Err(fault) => {
+                side.stop().await;
+                Err(fault)
+            }
+        }
     }
 
     async fn first_answer(&self) -> anyhow::Result<()> {
-        let answer = tokio::time::timeout(START_LIMIT, self.agent.get("/api/agents/me")).await?;
-        match answer {
+        let answer = tokio::time::timeout(START_LIMIT, self.agent.get("/api/agents/me")).await;
+        let late = || {
+            anyhow!(
+                "no first answer within {START_LIMIT:?}: {}",
+                written(self.log.path())
+            )
+        };
+        match answer.map_err(|_| late())? {
             Ok(answer) if answer.status == 200 => Ok(()),
             Ok(answer) => Err(anyhow!("{}: {}", answer.status, answer.text())),
             Err(broken) => Err(anyhow!("no answer: {broken:?}: {}", written(self.log.path()))),
@@ -114,7 +135,6 @@ impl Side {
 
     /// Ends it in order, and whatever it left running by force.
     pub(crate) async fn stop(self) {
-        let host = self.family.host;
         match self.kind {
             Kind::Ours(bridge) => drop(tokio::time::timeout(END_LIMIT, bridge.close()).await),
             Kind::Peer(mut child, stdin) => {
@@ -122,20 +142,25 @@ impl Side {
                 drop(tokio::time::timeout(END_LIMIT, child.wait()).await);
             }
         }
-        let apart = [self.family.sshd, self.family.apart.first().copied()];
-        let left = processes::descendants(std::process::id());
-        let family_of = |pid: u32| processes::descendants(pid).into_iter().map(|one| one.pid);
-        let sshd: Vec<u32> = self.family.sshd.into_iter().flat_map(family_of).collect();
-        for one in left {
-            let is_ours_to_end = one.pid == host || !apart.contains(&Some(one.pid));
-            if is_ours_to_end && !sshd.contains(&one.pid) && one.state != 'Z' {
-                processes::signal(one.pid, "KILL");
-            }
-        }
-        for pid in sshd {
-            if processes::one(pid).is_some_and(|one| !one.name.starts_with("sshd")) {
-                processes::signal(pid, "KILL");
-            }
+        end_by_force(&self.family);
+    }
+}
+
+/// Kills what is still there of a side, here and in the sandbox; the SSH server and the upstream stay.
+fn end_by_force(family: &Family) {
+    let stays: Vec<u32> = family.sshd.iter().chain(&family.apart).copied().collect();
+    let below = |pid: u32| processes::descendants(pid).into_iter();
+    let sshd: Vec<u32> = family
+        .sshd
+        .into_iter()
+        .flat_map(below)
+        .map(|one| one.pid)
+        .collect();
+    for one in below(std::process::id()) {
+        // A login of the server's ends with its client.
+        let login = sshd.contains(&one.pid) && one.name.starts_with("sshd");
+        if !login && !stays.contains(&one.pid) && one.state != 'Z' {
+            processes::signal(one.pid, "KILL");
         }
     }
 }

@@ -41,9 +41,9 @@ struct Options {
     /// Callers at the same time.
     #[arg(long, default_value_t = 6)]
     callers: usize,
-    /// Only scenarios whose name has this in it, such as `queue_v1` or `channel`.
-    #[arg(long)]
-    only: Option<String>,
+    /// Only scenarios whose name has one of these in it, such as `queue_v1` or `open http2_v1: channel`.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
 }
 
 /// One line of the table.
@@ -78,7 +78,7 @@ async fn soak(options: &Options) -> anyhow::Result<Vec<Line>> {
     let mut lines = vec![];
     for (way, victim) in scenarios() {
         let name = format!("{way}: {victim}");
-        if options.only.as_ref().is_some_and(|only| !name.contains(only)) {
+        if !options.only.is_empty() && !options.only.iter().any(|only| name.contains(only)) {
             continue;
         }
         writeln!(std::io::stderr(), "soak-kill: {name}")?;
@@ -89,6 +89,7 @@ async fn soak(options: &Options) -> anyhow::Result<Vec<Line>> {
         }
         lines.push(line);
     }
+    anyhow::ensure!(!lines.is_empty(), "no scenario has such a name");
     Ok(lines)
 }
 
