@@ -2,8 +2,9 @@
 //
 // The first line of standard input is a JSON object: `package` (folder of the release), `transport`, `upstream`,
 // `credential`, `runId`, `folder` (of the sandbox), `path` (PATH in the sandbox: its first `node` is the gateway)
-// and perhaps `maxBodyBytes` and `ssh` ({spec, arguments}). One JSON line on standard output says how the agent
-// finds it; the end of standard input ends it.
+// and perhaps `maxBodyBytes` and `ssh` ({spec, arguments}; the peer's own SSH targets have the queue only, and the
+// arguments are for the other transport). One JSON line on standard output says how the agent finds it; the end of
+// standard input ends it.
 
 import { createInterface } from "node:readline";
 import path from "node:path";
@@ -19,29 +20,33 @@ const load = (file) => import(pathToFileURL(path.join(wanted.package, "dist", fi
 const { startAdapterExecutionTargetPaperclipBridge } = await load("execution-target.js");
 const duplexWanted = wanted.transport === "http2_v1";
 
-let runner;
-if (wanted.ssh) {
+const target = { kind: "remote", remoteCwd: wanted.folder };
+if (wanted.ssh && !duplexWanted) {
+    Object.assign(target, { transport: "ssh", spec: wanted.ssh.spec });
+} else {
+    Object.assign(target, {
+        transport: "sandbox",
+        providerKey: "daytona",
+        timeoutMs: 30_000,
+        runner: await sandboxRunner(),
+        streamRunLogs: false,
+        effectiveCapabilities: { duplexCommandStream: duplexWanted },
+    });
+}
+
+async function sandboxRunner() {
+    if (!wanted.ssh) {
+        return localRunner({ PATH: wanted.path, HOME: wanted.folder, LANG: "C.UTF-8" });
+    }
     const { createSshCommandManagedRuntimeRunner, shellQuote } = await load("ssh.js");
     const base = createSshCommandManagedRuntimeRunner({ spec: wanted.ssh.spec, defaultCwd: wanted.folder });
-    runner = sshRunner(base, wanted.ssh.arguments, shellQuote);
-} else {
-    const environment = { PATH: wanted.path, HOME: wanted.folder, LANG: "C.UTF-8" };
-    runner = localRunner(environment);
+    return sshRunner(base, wanted.ssh.arguments, shellQuote);
 }
 
 const log = [];
 const bridge = await startAdapterExecutionTargetPaperclipBridge({
     runId: wanted.runId,
-    target: {
-        kind: "remote",
-        transport: "sandbox",
-        providerKey: "daytona",
-        remoteCwd: wanted.folder,
-        timeoutMs: 30_000,
-        runner,
-        streamRunLogs: false,
-        effectiveCapabilities: { duplexCommandStream: duplexWanted },
-    },
+    target,
     runtimeRootDir: path.join(wanted.folder, "runtime"),
     adapterKey: "interop",
     hostApiToken: wanted.credential,

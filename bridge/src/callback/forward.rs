@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use http::{HeaderMap, Method, Request, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use policy::headers::{ConnectionNamed, request_header_allowed};
 use tokio::time::Instant;
 
@@ -184,6 +184,7 @@ async fn dispatch(admitted: &Admitted, deadline: Instant) -> Result<Sent, Failur
 fn build(admitted: &Admitted, body: UpstreamBody) -> Result<Request<UpstreamBody>, Failure> {
     let request = &admitted.request;
     let upstream = &request.session.upstream;
+    let has_content = body.size_hint().exact() != Some(0);
     let mut outgoing = Request::new(body);
     *outgoing.method_mut() = request.method.clone();
     *outgoing.uri_mut() = upstream.uri(&request.target).map_err(|_| Failure::NotARequest)?;
@@ -194,6 +195,10 @@ fn build(admitted: &Admitted, body: UpstreamBody) -> Result<Request<UpstreamBody
         if request_header_allowed(name.as_str()) && !named.drops(name.as_str()) {
             headers.append(name, value.clone());
         }
+    }
+    // RFC 9110 section 8.6: methods that are meant to have content say that there is none; hyper would say nothing.
+    if !has_content && matches!(request.method, Method::POST | Method::PUT | Method::PATCH) {
+        headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from_static("0"));
     }
     upstream.put_on(headers, &request.session.run_id);
     Ok(outgoing)

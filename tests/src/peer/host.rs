@@ -15,7 +15,7 @@ use tokio::process::{Child, ChildStdin, Command};
 use tokio::task::JoinHandle;
 
 use super::gateway::{path_with_node, path_with_our_gateway};
-use super::{Installed, Release, Transport, install};
+use super::{Installed, Release, SshSandbox, Transport, install};
 use crate::processes;
 use crate::waiting::within;
 use crate::world::{CREDENTIAL, RUN_ID};
@@ -36,6 +36,8 @@ pub struct HostOptions<'a> {
     pub upstream: &'a str,
     /// The body limit, or the release's own.
     pub max_body: Option<u64>,
+    /// Behind which SSH server the sandbox is, for `queue_v1`; on this machine where there is none.
+    pub ssh: Option<&'a SshSandbox>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,6 +81,7 @@ impl PeerHost {
             "folder": folder.path(),
             "path": path,
             "maxBodyBytes": options.max_body,
+            "ssh": options.ssh.map(SshSandbox::for_the_peer),
         });
         let mut child = Command::new(installed.node())
             .arg(install::drivers().join("host.mjs"))

@@ -1,16 +1,18 @@
 //! The published other side: the peer's own host and gateway, as its packages on npm hold them.
 //!
 //! Here: installing the pinned releases with a Node that runs them ([`install`]), and starting the peer's host
-//! ([`host`]) with a gateway of choice ([`gateway`]). Not here: what is asked through them; that is in
+//! ([`host`]) with a gateway of choice ([`gateway`]), here or behind an SSH server ([`ssh`]). Not here: what is asked through them; that is in
 //! `tests/interop/`. The JavaScript that calls the packages is in `tests/peer/`.
 
 pub mod gateway;
 pub mod host;
 pub mod install;
+pub mod ssh;
 
 pub use gateway::{our_gateway, their_script};
 pub use host::{HostOptions, PeerHost};
 pub use install::{Installed, installed};
+pub use ssh::SshSandbox;
 
 /// A release of the peer that is installed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -112,6 +112,19 @@ pub(crate) fn wanted() -> Vec<Wanted> {
 }
 
 impl Wanted {
+    /// Its line in docs/compatibility.md.
+    pub(crate) fn line(&self) -> String {
+        let half = match self.ours {
+            Role::Host => "host",
+            Role::Gateway => "gateway",
+            Role::Either => "either",
+            Role::Both => "both",
+        };
+        let only = [&self.transport, &self.release].into_iter().flatten();
+        let place: Vec<&str> = std::iter::once(half).chain(only.map(String::as_str)).collect();
+        format!("| `{}` | {} | {} |", self.id, place.join(", "), self.reason)
+    }
+
     fn is_of(&self, pair: Pair) -> bool {
         let (host, gateway) = (pair.host == Whose::Ours, pair.gateway == Whose::Ours);
         let role = match self.ours {

@@ -6,9 +6,10 @@ use std::fmt::Write as _;
 use futures_util::future::join_all;
 use paperclip_bridge_tests::can_run;
 use paperclip_bridge_tests::peer::{Installed, Release, Transport, installed};
+use tokio::sync::OnceCell;
 
 use crate::case::{self, Case};
-use crate::compare::{differences, judge, wanted};
+use crate::compare::{Wanted, differences, judge, wanted};
 use crate::observe::{Observed, observe};
 use crate::pair::{Pair, Whose};
 
@@ -46,30 +47,11 @@ async fn the_peers_own_pairs_do_what_is_known_of_them() {
         return;
     }
     let cases = case::all();
-    let runs = all(&BASELINES, &cases).await;
+    let runs = baselines(&cases).await;
 
-    let mut report = String::new();
-    for (pair, observed) in &runs {
-        for case in &cases {
-            let facts = &observed[&case.id];
-            let requests = &facts["upstream.requests"];
-            let mut found = facts["client.status"].clone();
-            if requests != "1" {
-                found += &format!(", {requests}");
-            }
-            let known = case.peer(pair.transport, pair.release);
-            if known != Some(found.as_str()) {
-                writeln!(
-                    report,
-                    "{}: {}: known {known:?}, found {found:?}",
-                    pair.name(),
-                    case.id
-                )
-                .expect("a string takes text");
-            }
-        }
-    }
-    assert!(report.is_empty(), "{report}");
+    let report = unlike_what_is_known(runs, &cases);
+
+    assert!(report.is_empty(), "{}", report.join("\n"));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -85,8 +67,7 @@ async fn what_a_half_of_ours_changes_is_what_is_wanted_and_all_that_is_wanted_is
         .into_iter()
         .filter(|pair| pair.name().contains(&only))
         .collect();
-    let baselines = all(&BASELINES, &cases).await;
-    let runs = all(&judged, &cases).await;
+    let (baselines, runs) = tokio::join!(baselines(&cases), all(&judged, &cases));
 
     let mut report = String::new();
     let mut used: BTreeMap<&str, usize> = BTreeMap::new();
@@ -112,21 +93,42 @@ async fn what_a_half_of_ours_changes_is_what_is_wanted_and_all_that_is_wanted_is
 #[test]
 fn the_document_lists_the_wanted_differences_with_their_reasons() {
     let document = include_str!("../../../docs/compatibility.md");
-    let rows = wanted();
-    for row in &rows {
-        let line = format!("| `{}` | {} |", row.id, row.reason);
-        assert!(document.contains(&line), "docs/compatibility.md lacks: {line}");
-    }
-    let listed = document.lines().filter(|line| line.starts_with("| `")).count();
-    assert_eq!(
-        listed,
-        rows.len(),
-        "docs/compatibility.md lists what differences.toml does not"
-    );
+    let (_, table) = document
+        .split_once("\n## Wanted differences\n")
+        .expect("the document has a section for them");
+    let listed: Vec<&str> = table.lines().filter(|line| line.starts_with("| `")).collect();
+
+    let lines: Vec<String> = wanted().iter().map(Wanted::line).collect();
+
+    assert_eq!(listed, lines);
+}
+
+/// What the peer's own pairs do, asked once for all tests of this process.
+async fn baselines(cases: &[Case]) -> &'static [(Pair, Observed)] {
+    static ASKED: OnceCell<Vec<(Pair, Observed)>> = OnceCell::const_new();
+    ASKED.get_or_init(|| all(&BASELINES, cases)).await
+}
+
+/// One line for each request whose status, or number of requests at the upstream, is not what `requests.toml` says.
+pub(crate) fn unlike_what_is_known(runs: &[(Pair, Observed)], cases: &[Case]) -> Vec<String> {
+    let each = runs
+        .iter()
+        .flat_map(|(pair, observed)| cases.iter().map(move |case| (pair, case, &observed[&case.id])));
+    each.filter_map(|(pair, case, facts)| {
+        let requests = &facts["upstream.requests"];
+        let mut found = facts["client.status"].clone();
+        if requests != "1" {
+            found += &format!(", {requests}");
+        }
+        let known = case.peer(pair.transport, pair.release);
+        let line = || format!("{}: {}: known {known:?}, found {found:?}", pair.name(), case.id);
+        (known != Some(found.as_str())).then(line)
+    })
+    .collect()
 }
 
 /// What each pair does, all of them at the same time: most of it is waiting.
-async fn all(pairs: &[Pair], cases: &[Case]) -> Vec<(Pair, Observed)> {
+pub(crate) async fn all(pairs: &[Pair], cases: &[Case]) -> Vec<(Pair, Observed)> {
     let installed: &'static Installed = installed().expect("it was asked for before");
     let each = pairs
         .iter()

@@ -2,8 +2,9 @@
 
 use paperclip_bridge_tests::binary::{Bridge, BridgeCommand};
 use paperclip_bridge_tests::peer::{
-    HostOptions, Installed, PeerHost, Release, Transport, gateway, our_gateway, their_script,
+    HostOptions, Installed, PeerHost, Release, SshSandbox, Transport, gateway, our_gateway, their_script,
 };
+use paperclip_bridge_tests::sshd::Access;
 use paperclip_bridge_tests::world::{CREDENTIAL, CREDENTIAL_VARIABLE, RUN_ID};
 use tempfile::TempDir;
 
@@ -27,6 +28,8 @@ pub(crate) struct Pair {
     pub(crate) transport: Transport,
     /// The peer's release, or the one whose routes our host has.
     pub(crate) release: Release,
+    /// Whether the sandbox is behind a real SSH server; else it is a folder of this machine.
+    pub(crate) ssh: bool,
 }
 
 impl Pair {
@@ -36,7 +39,13 @@ impl Pair {
             gateway,
             transport,
             release,
+            ssh: false,
         }
+    }
+
+    /// The same with the sandbox behind an SSH server.
+    pub(crate) const fn over_ssh(self) -> Self {
+        Self { ssh: true, ..self }
     }
 
     /// The pair whose behaviour this one is measured by.
@@ -56,11 +65,18 @@ impl Pair {
         };
         let (host, gateway) = (whose(self.host), whose(self.gateway));
         let (transport, version) = (self.transport.name(), self.release.version());
-        format!("{host} host, {gateway} gateway, {transport}, {version}")
+        let place = if self.ssh { " over SSH" } else { "" };
+        format!("{host} host, {gateway} gateway, {transport}{place}, {version}")
     }
 
     /// Opens a session through it.
     pub(crate) async fn open(self, installed: &'static Installed, upstream: &str) -> Open {
+        let sandbox = self.ssh.then(|| {
+            SshSandbox::start(
+                installed,
+                self.gateway == Whose::Ours && self.host == Whose::Theirs,
+            )
+        });
         let session = match self.host {
             Whose::Theirs => {
                 let options = HostOptions {
@@ -69,19 +85,30 @@ impl Pair {
                     our_gateway: self.gateway == Whose::Ours,
                     upstream,
                     max_body: Some(MAX_BODY),
+                    ssh: sandbox.as_ref(),
                 };
-                Session::Theirs(PeerHost::start(installed, &options).await)
+                Session::Theirs(Box::new(PeerHost::start(installed, &options).await))
             }
-            Whose::Ours => self.open_ours(installed, upstream).await,
+            Whose::Ours => self.open_ours(installed, upstream, sandbox.as_ref()).await,
         };
         let (url, token) = match &session {
             Session::Theirs(host) => (host.url.clone(), host.token.clone()),
             Session::Ours(bridge, _) => (bridge.opened.url.clone(), bridge.opened.token.clone()),
         };
-        Open { url, token, session }
+        Open {
+            url,
+            token,
+            session,
+            sandbox,
+        }
     }
 
-    async fn open_ours(self, installed: &'static Installed, upstream: &str) -> Session {
+    async fn open_ours(
+        self,
+        installed: &'static Installed,
+        upstream: &str,
+        sandbox: Option<&SshSandbox>,
+    ) -> Session {
         let folder = tempfile::tempdir().expect("a temporary folder can be made");
         let program = match self.gateway {
             Whose::Ours => our_gateway().display().to_string(),
@@ -90,7 +117,10 @@ impl Pair {
                 format!("node:{}", script.display())
             }
         };
-        let opened = BridgeCommand::new(["open", "local", "--json", "--until-stdin-closes"])
+        let access = sandbox.map(SshSandbox::access);
+        let target = access.as_ref().map_or("local", |access| access.target.as_str());
+        let opened = BridgeCommand::new(["open", target, "--json", "--until-stdin-closes"])
+            .args(access.as_ref().map(Access::options).unwrap_or_default())
             .args(["--upstream", upstream, "--run-id", RUN_ID])
             .args(["--credential".to_owned(), format!("env:{CREDENTIAL_VARIABLE}")])
             .args(["--tunnel", self.transport.name(), "--gateway", &program])
@@ -120,18 +150,19 @@ pub(crate) struct Open {
     pub(crate) url: String,
     pub(crate) token: String,
     session: Session,
+    sandbox: Option<SshSandbox>,
 }
 
 #[derive(Debug)]
 enum Session {
-    Theirs(PeerHost),
+    Theirs(Box<PeerHost>),
     Ours(Box<Bridge>, TempDir),
 }
 
 impl Open {
     /// Ends it in order; what it said on stderr.
     pub(crate) async fn close(self) -> String {
-        match self.session {
+        let said = match self.session {
             Session::Theirs(host) => host.close().await,
             Session::Ours(bridge, folder) => {
                 let ended = bridge.close().await;
@@ -139,6 +170,9 @@ impl Open {
                 assert_eq!(ended.code, Some(0), "`open` ends in order: {}", ended.stderr);
                 ended.stderr
             }
-        }
+        };
+        // Only now: ending a session needs its server.
+        drop(self.sandbox);
+        said
     }
 }

@@ -480,6 +480,26 @@ async fn a_chunked_body_is_held_whole_before_anything_is_sent() {
 }
 
 #[tokio::test]
+async fn a_write_without_content_says_so_to_the_upstream_and_a_read_says_nothing() {
+    let world = world(Shape::default(), ok).await;
+    let requests = [
+        world.head("POST /api/issues/1/comments", "Content-Length: 0\r\n"),
+        world.head("GET /api/issues/1", ""),
+    ];
+
+    for request in requests {
+        assert_eq!(status(&world.raw(request.as_bytes()).await), 200);
+    }
+
+    let says: Vec<bool> = world
+        .seen()
+        .iter()
+        .map(|seen| seen.contains("content-length: 0\r\n"))
+        .collect();
+    assert_eq!(says, [true, false]);
+}
+
+#[tokio::test]
 async fn a_get_with_a_chunked_body_is_refused_and_with_an_empty_one_is_not() {
     let world = world(Shape::default(), ok).await;
     let head = world.head(
