@@ -144,7 +144,9 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
 fn target_folder() -> PathBuf {
     let program = std::env::current_exe().expect("a program knows its own path");
     // TARGET/PROFILE/deps/TEST, TARGET/PROFILE/BENCH, TARGET/TRIPLE/PROFILE/…: cargo marks the first of them.
-    let folder = program.ancestors().find(|folder| folder.join("CACHEDIR.TAG").is_file());
+    let folder = program
+        .ancestors()
+        .find(|folder| folder.join("CACHEDIR.TAG").is_file());
     let folder = folder.unwrap_or_else(|| panic!("{} is not in a target folder", program.display()));
     folder.to_path_buf()
 }
