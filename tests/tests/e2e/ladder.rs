@@ -209,7 +209,12 @@ async fn without_forwarding_calls_travel_by_http2_v1_and_the_reason_is_told() {
     let port = world.port();
     let ended = world.bridge.close().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(ended.stderr.contains("forwarding_refused"), "{}", ended.stderr);
+    for told in [
+        "ssh-reverse not taken: forwarding_refused (",
+        " ms; http2_v1 taken",
+    ] {
+        assert_eq!(ended.stderr.matches(told).count(), 1, "{}", ended.stderr);
+    }
     assert!(!processes::anyone_listens(port), "the port still listens");
 }
 

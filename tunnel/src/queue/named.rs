@@ -61,3 +61,60 @@ impl Callbacks for Named {
         .boxed()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::CallerProof;
+
+    /// Keeps where each message came in.
+    #[derive(Debug, Default)]
+    struct Seen(Mutex<Vec<Listening>>);
+
+    impl Callbacks for Seen {
+        fn serve_stream(&self, _: AgentStream) -> BoxFuture<'static, ()> {
+            unreachable!("a queue hands over messages")
+        }
+
+        fn serve_message(&self, message: AgentMessage) -> BoxFuture<'static, Response<MessageBody>> {
+            self.0.lock().unwrap().push(message.listening);
+            std::future::ready(Response::new(MessageBody::default())).boxed()
+        }
+    }
+
+    fn message(host: Option<&'static str>) -> AgentMessage {
+        AgentMessage {
+            method: http::Method::GET,
+            target: Bytes::from_static(b"/"),
+            headers: http::HeaderMap::new(),
+            host: host.map(|host| Bytes::from_static(host.as_bytes())),
+            proof: CallerProof::Channel,
+            body: MessageBody::default(),
+            listening: Listening::Unix { path: "/q".into() },
+        }
+    }
+
+    #[tokio::test]
+    async fn a_callback_came_in_where_the_document_says_at_that_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let ready = folder.path().join("ready.json");
+        let seen = Arc::new(Seen::default());
+        let named = Named::new(seen.clone(), ready.clone());
+
+        for document in ["", "{\"port\":81}", "{\"port\":82}", "{\"port\":0}"] {
+            std::fs::write(&ready, document).unwrap();
+            named.serve_message(message(Some("127.0.0.1:81"))).await;
+        }
+        std::fs::write(&ready, "{\"port\":83}").unwrap();
+        named.serve_message(message(None)).await;
+
+        let unknown = Listening::Unix { path: "/q".into() };
+        let tcp = |port| Listening::Tcp { port };
+        let expected = [unknown.clone(), tcp(81), tcp(82), unknown.clone(), unknown];
+        assert_eq!(*seen.0.lock().unwrap(), expected);
+    }
+}

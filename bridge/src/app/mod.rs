@@ -1,15 +1,16 @@
 //! Where the parts are put together: one call opens a session.
 //!
-//! Here: [`App`], what a session is asked to be ([`SessionRequest`]) and what comes back ([`OpenSession`]).
+//! Here: [`App`] and what comes back ([`OpenSession`]); in `request` what a session is asked to be ([`SessionRequest`]).
 //! Not here: how a callback is answered (`callback/`), what an operator types (`cli/`).
 
+mod request;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use policy::{Limits, RateLimit, Rules, Token};
+use policy::Token;
 use runners::CommandManagedRuntimeRunner;
 use runners::ssh::{SshHost, SshPool};
 use tokio::sync::watch;
@@ -22,12 +23,13 @@ use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
 use uuid::Uuid;
 
 use crate::placing::{self, Placed};
-use crate::secrets::Secret;
 use crate::session::budget::Budget;
 use crate::session::identity::Identity;
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
-use crate::upstream::{Upstream, UpstreamSettings};
+use crate::upstream::Upstream;
+
+pub use request::{GatewayChoice, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
 
 /// From the first attempt to connect until an agent can call, at most; the ladder has a limit for each rung.
 const OPENING: Duration = Duration::from_secs(160);
@@ -35,94 +37,6 @@ const OPENING: Duration = Duration::from_secs(160);
 const DRAINING: Duration = Duration::from_secs(5);
 /// The tunnel gets so long to take its listener down; it promises five seconds.
 const TAKING_DOWN: Duration = Duration::from_secs(6);
-/// Where the agent runs, as parsed from the operator's words.
-#[derive(Clone, Debug)]
-pub enum TargetSpec {
-    /// This machine.
-    Local,
-    /// An SSH host.
-    Ssh(SshTarget),
-}
-
-/// An SSH target before ssh_config is applied.
-#[derive(Clone, Debug)]
-pub struct SshTarget {
-    /// Host name or ssh_config alias.
-    pub host: String,
-    /// User given in the target; wins over ssh_config.
-    pub user: Option<String>,
-    /// Port given in the target; wins over ssh_config.
-    pub port: Option<u16>,
-    /// Directory given in the target: where COMMAND runs.
-    pub directory: Option<String>,
-    /// `--identity`: used instead of those of ssh_config.
-    pub identities: Vec<PathBuf>,
-    /// `--known-hosts`: used instead of those of ssh_config.
-    pub known_hosts: Option<PathBuf>,
-    /// Apply ssh_config; without it, what stands here is all there is.
-    pub ssh_config: bool,
-}
-
-/// Which tunnel to take.
-#[derive(Clone, Debug, Default)]
-pub enum TunnelChoice {
-    /// The best that works on the target.
-    #[default]
-    Auto,
-    /// Only `ssh-reverse`.
-    SshReverse,
-    /// Only `http2_v1`.
-    Http2,
-    /// Only `queue_v1`.
-    Queue,
-    /// Only `local`.
-    Local,
-}
-
-/// Which program listens in the sandbox, for the tunnels that need one.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub enum GatewayChoice {
-    /// The one that this daemon carries.
-    #[default]
-    Builtin,
-    /// A program in its place; a file on this machine.
-    Binary(PathBuf),
-    /// The peer's script, run by the target's own Node; a file on this machine.
-    Script(PathBuf),
-}
-
-/// What a session shall be.
-#[derive(Debug)]
-pub struct SessionRequest {
-    /// Where the agent runs.
-    pub target: TargetSpec,
-    /// The Paperclip API.
-    pub upstream: UpstreamSettings,
-    /// The real credential.
-    pub credential: Secret,
-    /// Sent as `x-paperclip-run-id`; one line of visible ASCII.
-    pub run_id: String,
-    /// Compiled policy.
-    pub rules: Arc<Rules>,
-    /// Sizes.
-    pub limits: Limits,
-    /// Calls per second; `None` is no limit of rate.
-    pub rate: Option<RateLimit>,
-    /// Which tunnel.
-    pub tunnel: TunnelChoice,
-    /// Which gateway, where the tunnel needs one.
-    pub gateway: GatewayChoice,
-    /// Callbacks of one `http2_v1` channel at the same time; `None` is what the gateway is known to bear.
-    pub streams: Option<u32>,
-    /// Where this session is written down for a successor of this process.
-    pub state_dir: Option<PathBuf>,
-    /// A session that a predecessor left may be gone on with; its token is known to its agent only.
-    pub resume: bool,
-    /// Listen on a unix socket of this path on the target instead of a port.
-    pub unix_socket: Option<PathBuf>,
-    /// Go on although the listener is not on loopback.
-    pub allow_exposed_forward: bool,
-}
 
 /// A session that is ready, and everything its owner needs.
 ///

@@ -1,0 +1,101 @@
+//! What a session is asked to be.
+//!
+//! Here: values alone, as the command line and tests fill them in. Not here: what is made of them (`mod.rs`,
+//! `placing.rs`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use policy::{Limits, RateLimit, Rules};
+
+use crate::secrets::Secret;
+use crate::upstream::UpstreamSettings;
+
+/// Where the agent runs, as parsed from the operator's words.
+#[derive(Clone, Debug)]
+pub enum TargetSpec {
+    /// This machine.
+    Local,
+    /// An SSH host.
+    Ssh(SshTarget),
+}
+
+/// An SSH target before ssh_config is applied.
+#[derive(Clone, Debug)]
+pub struct SshTarget {
+    /// Host name or ssh_config alias.
+    pub host: String,
+    /// User given in the target; wins over ssh_config.
+    pub user: Option<String>,
+    /// Port given in the target; wins over ssh_config.
+    pub port: Option<u16>,
+    /// Directory given in the target: where COMMAND runs.
+    pub directory: Option<String>,
+    /// `--identity`: used instead of those of ssh_config.
+    pub identities: Vec<PathBuf>,
+    /// `--known-hosts`: used instead of those of ssh_config.
+    pub known_hosts: Option<PathBuf>,
+    /// Apply ssh_config; without it, what stands here is all there is.
+    pub ssh_config: bool,
+}
+
+/// Which tunnel to take.
+#[derive(Clone, Debug, Default)]
+pub enum TunnelChoice {
+    /// The best that works on the target.
+    #[default]
+    Auto,
+    /// Only `ssh-reverse`.
+    SshReverse,
+    /// Only `http2_v1`.
+    Http2,
+    /// Only `queue_v1`.
+    Queue,
+    /// Only `local`.
+    Local,
+}
+
+/// Which program listens in the sandbox, for the tunnels that need one.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum GatewayChoice {
+    /// The one that this daemon carries.
+    #[default]
+    Builtin,
+    /// A program in its place; a file on this machine.
+    Binary(PathBuf),
+    /// The peer's script, run by the target's own Node; a file on this machine.
+    Script(PathBuf),
+}
+
+/// What a session shall be.
+#[derive(Debug)]
+pub struct SessionRequest {
+    /// Where the agent runs.
+    pub target: TargetSpec,
+    /// The Paperclip API.
+    pub upstream: UpstreamSettings,
+    /// The real credential.
+    pub credential: Secret,
+    /// Sent as `x-paperclip-run-id`; one line of visible ASCII.
+    pub run_id: String,
+    /// Compiled policy.
+    pub rules: Arc<Rules>,
+    /// Sizes.
+    pub limits: Limits,
+    /// Calls per second; `None` is no limit of rate.
+    pub rate: Option<RateLimit>,
+    /// Which tunnel.
+    pub tunnel: TunnelChoice,
+    /// Which gateway, where the tunnel needs one.
+    pub gateway: GatewayChoice,
+    /// Callbacks of one `http2_v1` channel at the same time; `None` is what the gateway is known to bear.
+    pub streams: Option<u32>,
+    /// Where this session is written down for a successor of this process.
+    pub state_dir: Option<PathBuf>,
+    /// A session that a predecessor left may be gone on with; its token is known to its agent only.
+    pub resume: bool,
+    /// Listen on a unix socket of this path on the target instead of a port.
+    pub unix_socket: Option<PathBuf>,
+    /// Go on although the listener is not on loopback.
+    pub allow_exposed_forward: bool,
+}
