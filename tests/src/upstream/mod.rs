@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::task::{JoinHandle, JoinSet};
 
 pub use script::{Script, Step};
@@ -91,6 +91,8 @@ pub struct Upstream {
     authority: Option<Authority>,
     shared: Arc<Shared>,
     serving: Option<JoinHandle<()>>,
+    /// While stopped: bound and not listening, so that callers are refused and nobody else is given the port.
+    kept: Option<TcpSocket>,
 }
 
 impl Upstream {
@@ -114,6 +116,7 @@ impl Upstream {
             authority,
             shared: Arc::default(),
             serving: None,
+            kept: None,
         };
         upstream.serve(listener);
         upstream
@@ -143,6 +146,10 @@ impl Upstream {
         if let Some(serving) = self.serving.take() {
             serving.abort();
             drop(serving.await);
+            let kept = TcpSocket::new_v4().expect("a socket");
+            kept.set_reuseaddr(true).expect("an option of it");
+            kept.bind(self.address).expect("the old port is still free");
+            self.kept = Some(kept);
         }
     }
 
@@ -152,9 +159,12 @@ impl Upstream {
     ///
     /// If somebody else has taken the port meanwhile.
     pub async fn start_again(&mut self) {
-        let listener = TcpListener::bind(self.address)
-            .await
-            .expect("the old port is still free");
+        let listener = match self.kept.take() {
+            Some(kept) => kept.listen(1024).expect("the port was kept"),
+            None => TcpListener::bind(self.address)
+                .await
+                .expect("the old port is still free"),
+        };
         self.serve(listener);
     }
 
