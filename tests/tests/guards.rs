@@ -16,8 +16,8 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("tunnel/wire", &[]),
     ("tunnel/gateway", &["tunnel/wire"]),
     ("bridge", &["tunnel", "policy", "runners"]),
-    ("tests", &["bridge", "tunnel", "policy", "runners"]),
-    ("fuzz", &["bridge", "tunnel", "policy", "runners"]),
+    ("tests", &["bridge", "tunnel", "tunnel/wire", "policy", "runners"]),
+    ("fuzz", &["bridge", "tunnel", "tunnel/wire", "policy", "runners"]),
 ];
 
 /// Crates that `policy` must not name: each would bring IO, a clock or an executor.
