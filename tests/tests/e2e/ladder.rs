@@ -4,11 +4,13 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use paperclip_bridge_tests::binary::LIMIT;
+use paperclip_bridge_tests::peer::{Release, installed, their_script};
 use paperclip_bridge_tests::sshd::Sshd;
 use paperclip_bridge_tests::waiting::program;
 use paperclip_bridge_tests::world::{CREDENTIAL, Place, World, assert_headers, daemon};
 use paperclip_bridge_tests::{Upstream, can_run, eventually, processes, user};
 
+use crate::queue::{readable, server_with_node};
 use crate::ssh_can_run;
 
 const ME: &str = "/api/agents/me";
@@ -216,6 +218,36 @@ async fn without_forwarding_calls_travel_by_http2_v1_and_the_reason_is_told() {
         assert_eq!(ended.stderr.matches(told).count(), 1, "{}", ended.stderr);
     }
     assert!(!processes::anyone_listens(port), "the port still listens");
+}
+
+#[tokio::test]
+async fn without_forwarding_and_with_a_script_that_knows_no_http2_v1_calls_travel_by_queue_v1() {
+    if !(ssh_can_run() && can_run(installed().map(drop)) && can_run(readable(installed().unwrap()))) {
+        return;
+    }
+    let installed = installed().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let script = their_script(installed, Release::R707, folder.path());
+    let place = Place::Ssh(Box::new(server_with_node(installed, "AllowTcpForwarding no")));
+    let upstream = Upstream::start().await;
+    let command = r#"exec curl -sS -w ' %{http_code} %{url}\n' -H "Authorization: Bearer $PAPERCLIP_API_KEY" "$PAPERCLIP_API_URL/api/agents/me""#;
+
+    let ended = daemon("run", &place, &upstream.url())
+        .args(["--gateway", &format!("node:{}", script.display())])
+        .command(["sh", "-c", command])
+        .finish()
+        .await;
+
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    assert!(ended.stdout.contains("{\"ok\":true} 200"), "{}", ended.stdout);
+    assert_headers(&upstream.seen());
+    for told in [
+        "ssh-reverse not taken: forwarding_refused (",
+        "http2_v1 not taken: ready_invalid (",
+    ] {
+        assert_eq!(ended.stderr.matches(told).count(), 1, "{}", ended.stderr);
+    }
+    assert!(ended.stderr.contains("queue_v1 taken"), "{}", ended.stderr);
 }
 
 #[tokio::test]

@@ -164,7 +164,6 @@ async fn carries_ten_mebibytes_both_ways(sandbox: &Sandbox, agent: &Agent, what:
 }
 
 async fn sixty_four_at_once_are_answered(agent: &Agent, what: &str) {
-    let started = Instant::now();
     let mut callers = JoinSet::new();
     for number in 0..64 {
         let agent = agent.clone();
@@ -180,19 +179,17 @@ async fn sixty_four_at_once_are_answered(agent: &Agent, what: &str) {
     }
     let answered = callers.join_all().await;
 
-    let took = started.elapsed();
-    eprintln!("{what}: 64 at once in {took:?}");
     assert!(
         answered.iter().all(|answer| *answer == Ok(true)),
         "{what}: {answered:?}"
     );
-    assert!(took < Duration::from_secs(5), "{what}: 64 at once took {took:?}");
 }
 
 /// An SSH server whose `node` is the installed one.
-fn server_with_node(installed: &Installed) -> Sshd {
+pub(crate) fn server_with_node(installed: &Installed, line: &str) -> Sshd {
     Sshd::builder()
         .line(&format!("SetEnv PATH={}", gateway::path_with_node(installed)))
+        .line(line)
         .start()
 }
 
@@ -229,7 +226,7 @@ async fn the_published_gateway_over_ssh_carries_everything_and_leaves_nothing() 
         return;
     }
     let installed = installed().unwrap();
-    let place = Place::Ssh(Box::new(server_with_node(installed)));
+    let place = Place::Ssh(Box::new(server_with_node(installed, "")));
     let sandbox = Sandbox::at(place, "/usr/bin:/bin".to_owned()).await;
     let script = their_script(installed, Release::R916, sandbox.folder.path());
 
@@ -237,7 +234,7 @@ async fn the_published_gateway_over_ssh_carries_everything_and_leaves_nothing() 
 }
 
 /// Whether the user whom a test makes may run the installed Node.
-fn readable(installed: &Installed) -> Result<(), String> {
+pub(crate) fn readable(installed: &Installed) -> Result<(), String> {
     use std::os::unix::fs::PermissionsExt as _;
     let closed =
         |folder: &Path| std::fs::metadata(folder).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0);
@@ -245,31 +242,6 @@ fn readable(installed: &Installed) -> Result<(), String> {
         Some(folder) if user::is_root() => Err(format!("{} is closed to other users", folder.display())),
         Some(_) | None => Ok(()),
     }
-}
-
-#[tokio::test]
-async fn one_call_after_the_other_takes_at_most_150_ms_over_ssh() {
-    if !ssh_can_run() {
-        return;
-    }
-    let sandbox = Sandbox::ssh().await;
-    let bridge = sandbox.open(&[]).await;
-    let agent = agent(&bridge);
-
-    let mut took = vec![];
-    for number in 0..41 {
-        let started = Instant::now();
-        let answer = match number % 2 {
-            0 => agent.get(ME).await.unwrap(),
-            _ => agent.post(COMMENTS, "{}").await.unwrap(),
-        };
-        took.push(started.elapsed());
-        assert_eq!(answer.status, 200);
-    }
-
-    took.sort();
-    eprintln!("p50 {:?}, p95 {:?}, most {:?}", took[20], took[38], took[40]);
-    assert!(took[20] <= Duration::from_millis(150), "{took:?}");
 }
 
 /// A way to a server on which each byte is under way for half of `round_trip`, however many there are.
@@ -323,7 +295,7 @@ async fn delay(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, time: Duration) 
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_round_trip_of_40_ms_is_paid_once_a_call_and_not_once_an_answer() {
+async fn a_link_with_a_round_trip_of_40_ms_carries_sixty_four_at_once() {
     if !ssh_can_run() {
         return;
     }
@@ -335,15 +307,6 @@ async fn a_round_trip_of_40_ms_is_paid_once_a_call_and_not_once_an_answer() {
     let bridge = sandbox.open(&[]).await;
     let agent = agent(&bridge);
 
-    let mut took = vec![];
-    for _ in 0..21 {
-        let started = Instant::now();
-        assert_eq!(agent.get(ME).await.unwrap().status, 200);
-        took.push(started.elapsed());
-    }
-    took.sort();
-    eprintln!("40 ms away: p50 {:?}, most {:?}", took[10], took[20]);
-    assert!(took[10] <= Duration::from_millis(200), "{took:?}");
     sixty_four_at_once_are_answered(&agent, "40 ms away").await;
 
     let ended = bridge.close().await;
