@@ -153,8 +153,8 @@ impl World {
     }
 
     fn pid(&self) -> u32 {
-        // While a gateway starts, its record may be empty.
-        let record = std::fs::read_to_string(self.record()).unwrap();
+        // While a gateway starts its record may be empty, and one that has ended has taken its own away.
+        let record = std::fs::read_to_string(self.record()).unwrap_or_default();
         record
             .split(' ')
             .next()
