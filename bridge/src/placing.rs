@@ -296,7 +296,7 @@ fn stream_cap(limits: &Limits) -> usize {
 fn program(choice: &GatewayChoice) -> Result<Option<GatewayProgram>, OpenError> {
     Ok(match choice {
         GatewayChoice::Builtin => gateway::embedded().map(GatewayProgram::binary),
-        GatewayChoice::Binary(path) => Some(GatewayProgram::binary(read(path)?)),
+        GatewayChoice::Binary(path) => Some(GatewayProgram::binary(elf(path)?)),
         GatewayChoice::Script(path) => Some(GatewayProgram::script(read(path)?)),
     })
 }
@@ -311,9 +311,24 @@ fn bodies(script: &[u8]) -> Bodies {
     }
 }
 
+/// A shell would take anything else for a script and run it on the target.
+fn elf(path: &Path) -> Result<Vec<u8>, OpenError> {
+    let bytes = read(path)?;
+    if bytes.starts_with(b"\x7fELF") {
+        return Ok(bytes);
+    }
+    Err(unusable(
+        path,
+        "it is no ELF program; a script for Node is given as node:PATH",
+    ))
+}
+
+fn unusable(path: &Path, why: impl std::fmt::Display) -> OpenError {
+    OpenError::Configuration(format!("cannot use the gateway {}: {why}", path.display()))
+}
+
 fn read(path: &Path) -> Result<Vec<u8>, OpenError> {
-    let fault =
-        |why: String| OpenError::Configuration(format!("cannot use the gateway {}: {why}", path.display()));
+    let fault = |why: String| unusable(path, why);
     let length = std::fs::metadata(path)
         .map_err(|error| fault(error.to_string()))?
         .len();

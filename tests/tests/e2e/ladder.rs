@@ -167,6 +167,23 @@ async fn with_a_gateway_that_does_not_run_every_rung_says_what_was_wrong() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_program_is_refused_and_never_run_as_a_script() {
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (file, proof) = (folder.path().join("notes"), folder.path().join("it-was-run"));
+    std::fs::write(&file, format!("touch '{}'\n", proof.display())).unwrap();
+
+    let ended = daemon("open", &Place::Local, &upstream.url())
+        .args(["--tunnel", "http2_v1", "--gateway", file.to_str().unwrap()])
+        .finish()
+        .await;
+
+    assert_eq!(ended.code, Some(3), "{}", ended.stderr);
+    assert!(ended.stderr.contains("it is no ELF program"), "{}", ended.stderr);
+    assert!(!proof.exists(), "it was run");
+}
+
+#[tokio::test]
 async fn a_script_that_is_no_gateway_is_said_to_be_none_on_every_rung() {
     if !ssh_can_run() || !can_run(program("node").map(drop)) {
         return;
