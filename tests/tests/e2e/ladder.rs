@@ -15,6 +15,8 @@ use crate::ssh_can_run;
 
 const ME: &str = "/api/agents/me";
 const SOON: Duration = Duration::from_secs(10);
+/// An ELF program by its first bytes, and no more: it is taken for a gateway and does not run.
+const NO_PROGRAM: &[u8] = b"\x7fELF and then nothing of the kind";
 
 fn forwards_nothing() -> Place {
     Place::Ssh(Box::new(Sshd::builder().line("AllowTcpForwarding no").start()))
@@ -141,8 +143,7 @@ async fn with_a_gateway_that_does_not_run_every_rung_says_what_was_wrong() {
     let upstream = Upstream::start().await;
     let folder = tempfile::tempdir().unwrap();
     let gateway = folder.path().join("gateway");
-    // A program by its first bytes, and no more.
-    std::fs::write(&gateway, b"\x7fELF and then nothing of the kind").unwrap();
+    std::fs::write(&gateway, NO_PROGRAM).unwrap();
     let place = forwards_nothing();
 
     let ended = daemon("run", &place, &upstream.url())
@@ -296,7 +297,7 @@ async fn a_tunnel_that_is_demanded_is_the_only_one_that_is_tried() {
     let upstream = Upstream::start().await;
     let folder = tempfile::tempdir().unwrap();
     let gateway = folder.path().join("gateway");
-    std::fs::write(&gateway, "no program").unwrap();
+    std::fs::write(&gateway, NO_PROGRAM).unwrap();
 
     let ended = daemon("open", &Place::Local, &upstream.url())
         .args(["--tunnel", "http2_v1", "--gateway", gateway.to_str().unwrap()])
