@@ -6,6 +6,8 @@
 
 pub mod runner;
 pub mod shell;
+pub mod http;
+pub mod provider;
 pub mod local;
 pub mod ssh;
 

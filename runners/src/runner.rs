@@ -42,6 +42,20 @@ pub trait CommandManagedRuntimeRunner: fmt::Debug + Send + Sync {
     /// [`RunnerError::Unsupported`] where [`Capabilities::duplex`] is false, else as [`Self::execute`].
     fn open_duplex(&self, request: DuplexRequest) -> BoxFuture<'_, Result<Duplex, RunnerError>>;
 
+    /// Writes a file on the target, whole or not at all, with the mode given; parents are made.
+    ///
+    /// # Errors
+    ///
+    /// [`RunnerError::Unsupported`] where [`Capabilities::file_transfer`] is false, else as [`Self::execute`].
+    fn upload<'a>(
+        &'a self,
+        _path: &'a str,
+        _bytes: Bytes,
+        _mode: u32,
+    ) -> BoxFuture<'a, Result<(), RunnerError>> {
+        Box::pin(std::future::ready(Err(RunnerError::Unsupported("file transfer"))))
+    }
+
     /// What this runner can do; fixed for its lifetime.
     fn capabilities(&self) -> Capabilities;
 
@@ -58,6 +72,8 @@ pub struct Capabilities {
     pub streaming_output: bool,
     /// Several executions may run at the same time.
     pub concurrent: bool,
+    /// [`CommandManagedRuntimeRunner::upload`] works.
+    pub file_transfer: bool,
 }
 
 /// A value that must not be printed; wiped when dropped.
@@ -272,6 +288,14 @@ pub enum RunnerError {
     Lost {
         /// The target in the operator's words.
         target: String,
+    },
+    /// The provider's hold on the sandbox is gone, and everything in it.
+    #[error("the lease of {target} is lost: {reason}")]
+    LeaseLost {
+        /// The target in the operator's words.
+        target: String,
+        /// In the provider's words.
+        reason: String,
     },
     /// This runner cannot do that.
     #[error("{0} is not supported by this runner")]

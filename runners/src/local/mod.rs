@@ -174,6 +174,7 @@ impl CommandManagedRuntimeRunner for LocalRunner {
             duplex: true,
             streaming_output: true,
             concurrent: true,
+            file_transfer: false,
         }
     }
 

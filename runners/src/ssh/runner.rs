@@ -49,6 +49,7 @@ impl CommandManagedRuntimeRunner for SshRunner {
             duplex: true,
             streaming_output: true,
             concurrent: true,
+            file_transfer: false,
         }
     }
 

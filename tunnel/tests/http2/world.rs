@@ -223,6 +223,7 @@ impl CommandManagedRuntimeRunner for Target {
             duplex: true,
             streaming_output: true,
             concurrent: true,
+            file_transfer: false,
         }
     }
 

@@ -1,0 +1,319 @@
+//! The seam by which a sandbox provider is added: what it declares, and what it does with leases.
+//!
+//! Here: [`ProviderSpec`], the traits [`Provider`] and [`SecretSource`], leases as values, and the one list of
+//! providers. Not here: any provider; each has a folder of its own beside this file, and nothing else names it. Read
+//! next: [`crate::runner`], what a lease is good for.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+
+use crate::http::HttpClient;
+use crate::{CommandManagedRuntimeRunner, RunnerError, SecretText, Shell};
+
+/// Every provider of this build, in the order in which they are listed.
+pub static PROVIDERS: &[&ProviderSpec] = &[];
+
+/// The provider whose targets start with `key:`.
+#[must_use]
+pub fn find(key: &str) -> Option<&'static ProviderSpec> {
+    PROVIDERS.iter().find(|provider| provider.key == key).copied()
+}
+
+/// What a provider declares of itself; a `static` in its own folder.
+#[derive(Debug)]
+pub struct ProviderSpec {
+    /// Its name, which is also the scheme of its targets: `[a-z][a-z0-9-]*`.
+    pub key: &'static str,
+    /// One line for an operator.
+    pub about: &'static str,
+    /// What its sandboxes can do.
+    pub capabilities: ProviderCapabilities,
+    /// `shellCommand` of its leases where their metadata say nothing; `None` is `sh`.
+    pub shell: Option<Shell>,
+    /// JSON Schema of its configuration, made from the struct that reads it.
+    pub schema: fn() -> Value,
+    /// Which fields of the configuration are references to secrets.
+    pub secrets: &'static [SecretField],
+    /// Reads the configuration. Connects to nothing and resolves no secret.
+    pub build: fn(ProviderSettings) -> Result<Arc<dyn Provider>, ConfigError>,
+}
+
+/// What the sandboxes of a provider can do.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ProviderCapabilities {
+    /// A byte stream to a long-lived command, for `http2_v1`.
+    pub duplex: bool,
+    /// Files are uploaded by a call of the provider's own.
+    pub file_transfer: bool,
+    /// Output arrives while a command runs.
+    pub streaming_output: bool,
+    /// A lease can be released and resumed later.
+    pub reuse_leases: bool,
+    /// A long command does not keep others waiting.
+    pub background: bool,
+}
+
+/// A field of a configuration that holds a reference such as `env:NAME`, never a value.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SecretField {
+    /// Its name in the configuration.
+    pub name: &'static str,
+    /// The variable of the daemon's environment that is looked up where the field is absent.
+    pub fallback_env: Option<&'static str>,
+}
+
+/// What a provider is built from.
+#[derive(Clone)]
+pub struct ProviderSettings {
+    /// The operator's configuration, as yet unread.
+    pub config: Map<String, Value>,
+    /// Resolves references at each use.
+    pub secrets: Arc<dyn SecretSource>,
+    /// The client that all providers share, with the system's root certificates.
+    pub http: HttpClient,
+    /// One variable of the daemon's environment; this crate reads none by itself.
+    pub environment: fn(&str) -> Option<String>,
+}
+
+impl fmt::Debug for ProviderSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // Values stay out: somebody may have put a secret where a reference belongs.
+        f.debug_struct("ProviderSettings")
+            .field("config", &self.config.keys().collect::<Vec<_>>())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Resolves references to secrets.
+pub trait SecretSource: Send + Sync {
+    /// The value behind `reference`, such as `env:E2B_API_KEY`.
+    ///
+    /// # Errors
+    ///
+    /// [`SecretFault`]: the reference, where it was looked for, and never the value.
+    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>>;
+}
+
+/// Why a secret could not be had. Holds the reference and where it was looked for, never a value.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{0}")]
+pub struct SecretFault(pub String);
+
+/// What is wrong with a provider's configuration.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[error("{provider}: `{field}` {problem}")]
+pub struct ConfigError {
+    /// The provider's key.
+    pub provider: &'static str,
+    /// The field, as the operator writes it; for a fault of the whole, `config`.
+    pub field: String,
+    /// What is wrong and what to do. Never repeats a secret field's value.
+    pub problem: String,
+}
+
+/// Whom a lease is for; what a provider labels its sandbox with.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub struct LeaseScope {
+    /// The agent's run. Never empty.
+    pub run_id: String,
+    /// The environment whose leases may be used again.
+    pub environment_id: Option<String>,
+    /// The issue that the run works on.
+    pub issue_id: Option<String>,
+    /// The company that owns them.
+    pub company_id: Option<String>,
+    /// Where commands shall run; absolute.
+    pub requested_cwd: Option<String>,
+}
+
+/// A provider's hold on a sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lease {
+    /// The provider's own name of it.
+    pub id: String,
+    /// What the provider wants to see again: opaque to everybody else, and without secrets.
+    pub metadata: Map<String, Value>,
+    /// The working directory of commands that name none; absolute.
+    pub remote_cwd: Option<String>,
+    /// When the provider ends it by itself, if it does.
+    pub expires_at: Option<SystemTime>,
+    /// It was there before.
+    pub resumed: bool,
+}
+
+impl Lease {
+    /// The shell that the metadata name under `shellCommand`, else the provider's default, else `sh`.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Broken`] for any value but `bash`, `sh` and null: nothing else gets through.
+    pub fn shell(&self, provider: &ProviderSpec) -> Result<Shell, ProviderError> {
+        let fault = |value: &Value| {
+            ProviderError::Broken(format!(
+                "the lease names the shell {value}; only \"bash\" and \"sh\" are known"
+            ))
+        };
+        match self.metadata.get("shellCommand") {
+            None | Some(Value::Null) => Ok(provider.shell.unwrap_or_default()),
+            Some(value @ Value::String(name)) => Shell::parse(Some(name)).map_err(|_| fault(value)),
+            Some(value) => Err(fault(value)),
+        }
+    }
+}
+
+/// What became of a lease, as the provider confirmed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Released {
+    /// The sandbox is kept and can be resumed.
+    Stopped,
+    /// The sandbox is gone, also if it had gone before.
+    Destroyed,
+}
+
+/// Acquires leases and makes runners of them. One for each configuration; shared by all its leases.
+///
+/// # Cancel safety
+///
+/// Dropping a future abandons the call, whose effect is then unknown: [`Self::list`] finds what it made.
+pub trait Provider: fmt::Debug + Send + Sync {
+    /// Makes a sandbox, or takes one for use again where the configuration allows it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`], with nothing left behind; [`ProviderError::Unknown`] where that is not certain.
+    fn acquire<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Lease, ProviderError>>;
+
+    /// Goes on with a lease of before. `metadata` are those of the lease, or empty where only the id is known.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::LeaseLost`] where it is gone; the sandbox is never destroyed by a failed resume.
+    fn resume<'a>(
+        &'a self,
+        id: &'a str,
+        metadata: &'a Map<String, Value>,
+        scope: &'a LeaseScope,
+    ) -> BoxFuture<'a, Result<Lease, ProviderError>>;
+
+    /// Gives the lease back: keeps the sandbox for use again if the configuration says so, else ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] as long as the provider has not confirmed. May be called again for the same lease; a lease
+    /// that is gone is [`Released::Destroyed`].
+    fn release<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>>;
+
+    /// Ends the sandbox whatever the configuration says.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::release`].
+    fn destroy<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>>;
+
+    /// Tells the provider that the lease is in use; returns when it must hear of it next, at the latest.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::LeaseLost`] where it is gone.
+    fn keep_alive<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Option<Duration>, ProviderError>>;
+
+    /// The ids of all sandboxes that this configuration's account holds and that we made: for reaping.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Unsupported`] where the provider has no list.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>>;
+
+    /// Runs commands in the lease's sandbox. One runner serves all its executions; it never acquires another lease.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Broken`] for metadata that are not of this provider.
+    fn runner(&self, lease: &Lease) -> Result<Arc<dyn CommandManagedRuntimeRunner>, ProviderError>;
+
+    /// Where the lease's sandbox reaches the daemon without a process of ours in it; `None` where there is no such way.
+    fn relay(&self, _lease: &Lease) -> Option<RelayRoute> {
+        None
+    }
+}
+
+/// A way from the sandbox to the daemon over a socket that the daemon opens: a Worker's push relay.
+#[derive(Clone, Debug)]
+pub struct RelayRoute {
+    /// Base URL of the Worker's bridge API, without a trailing slash.
+    pub base_url: String,
+    /// What agents call: scheme and host of a name that serves the relay at `/`.
+    pub agent_url: String,
+    /// The Durable Object that holds the socket: `[A-Za-z0-9_-]{1,64}`.
+    pub bridge_id: String,
+    /// Name of the key that signs.
+    pub key_id: String,
+    /// The signing key, 32 bytes or more; resolved when the tunnel connects.
+    pub key: SecretText,
+    /// The bearer of the bridge API.
+    pub bearer: SecretText,
+}
+
+/// Why a provider did not do what was asked.
+#[derive(Clone, Debug, thiserror::Error, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ProviderError {
+    /// The lease is not there any more.
+    #[error("the lease is lost: {0}")]
+    LeaseLost(String),
+    /// Not reached, or refused before anything was done; trying again is safe.
+    #[error("the provider cannot be reached: {0}")]
+    Unreachable(String),
+    /// It answered that it will not: credentials, quota, a bad setting. Trying again changes nothing.
+    #[error("the provider refuses: {0}")]
+    Refused(String),
+    /// It asks to wait.
+    #[error("the provider is busy: {reason}")]
+    Busy {
+        /// In its words.
+        reason: String,
+        /// How long to wait, if it says so.
+        retry_after: Option<Duration>,
+    },
+    /// The call may have had its effect, and nobody knows.
+    #[error("the outcome is unknown: {0}")]
+    Unknown(String),
+    /// It answered what it should not.
+    #[error("the provider's answer cannot be used: {0}")]
+    Broken(String),
+    /// A secret could not be had.
+    #[error("{0}")]
+    Secret(#[from] SecretFault),
+    /// It has no such call.
+    #[error("{0} is not supported by this provider")]
+    Unsupported(&'static str),
+}
+
+impl From<(&str, ProviderError)> for RunnerError {
+    /// For a runner whose call to its provider failed; `.0` is the target in the operator's words.
+    fn from((target, error): (&str, ProviderError)) -> Self {
+        let target = target.to_owned();
+        match error {
+            ProviderError::LeaseLost(reason) => Self::LeaseLost { target, reason },
+            ProviderError::Unknown(_) => Self::Lost { target },
+            ProviderError::Refused(reason) => Self::Refused { target, reason },
+            ProviderError::Unsupported(what) => Self::Unsupported(what),
+            ProviderError::Unreachable(_)
+            | ProviderError::Busy { .. }
+            | ProviderError::Broken(_)
+            | ProviderError::Secret(_) => Self::Unreachable {
+                target,
+                reason: error.to_string(),
+            },
+        }
+    }
+}
