@@ -75,6 +75,8 @@ pub struct ProviderSettings {
     pub config: Map<String, Value>,
     /// Resolves references at each use.
     pub secrets: Arc<dyn SecretSource>,
+    /// Signs requests for providers that want that.
+    pub signer: Arc<dyn RequestSigner>,
     /// The client that all providers share, with the system's root certificates.
     pub http: HttpClient,
     /// One variable of the daemon's environment; this crate reads none by itself.
@@ -98,6 +100,38 @@ pub trait SecretSource: Send + Sync {
     ///
     /// [`SecretFault`]: the reference, where it was looked for, and never the value.
     fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>>;
+}
+
+/// Signs requests to a provider; the form of the signature is no business of this crate's.
+pub trait RequestSigner: Send + Sync {
+    /// The header fields that sign `request` now, each with a fresh nonce; they are added as they are.
+    ///
+    /// # Errors
+    ///
+    /// One line saying why it cannot be signed; nothing may then be sent.
+    fn sign(
+        &self,
+        key_id: &str,
+        key: &SecretText,
+        request: &UnsignedRequest<'_>,
+    ) -> Result<Vec<(&'static str, String)>, String>;
+}
+
+/// What a signature covers.
+#[derive(Clone, Copy, Debug)]
+pub struct UnsignedRequest<'a> {
+    /// Upper case.
+    pub method: &'a str,
+    /// Path and query, exactly as they stand in the request line.
+    pub target: &'a str,
+    /// The `Host` header, exactly as sent.
+    pub host: &'a str,
+    /// The `Content-Type` header; empty for none.
+    pub content_type: &'a str,
+    /// The present ones of `environment-id`, `issue-id` and `run-id`.
+    pub context: &'a [(&'a str, &'a str)],
+    /// The bytes of the body as sent.
+    pub body: &'a [u8],
 }
 
 /// Why a secret could not be had. Holds the reference and where it was looked for, never a value.

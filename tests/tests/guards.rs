@@ -16,7 +16,18 @@ const ARROWS: [(&str, &[&str]); 8] = [
     ("tunnel/wire", &[]),
     ("tunnel/gateway", &["tunnel/wire"]),
     ("bridge", &["tunnel", "policy", "runners"]),
-    ("tests", &["bridge", "tunnel", "tunnel/wire", "policy", "runners"]),
+    (
+        "tests",
+        &[
+            "bridge",
+            "tunnel",
+            "tunnel/wire",
+            "policy",
+            "runners",
+            "tests/fakes",
+        ],
+    ),
+    ("tests/fakes", &[]),
     ("fuzz", &["bridge", "tunnel", "tunnel/wire", "policy", "runners"]),
 ];
 

@@ -1,0 +1,1 @@
+//! Runners of sandbox providers against servers that speak their protocols: one module a provider.
