@@ -8,7 +8,6 @@ use runners::local::{BaseEnvironment, LocalRunner};
 
 conformance!(local_runner, subject);
 
-#[expect(clippy::unused_async, reason = "subjects are made by async functions")]
 async fn subject() -> Option<Subject> {
     let home = tempfile::tempdir().expect("a temporary folder can be made");
     let base = BaseEnvironment {

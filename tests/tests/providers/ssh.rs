@@ -13,7 +13,6 @@ conformance!(ssh_runner, subject);
 /// Making a user and a server costs more than most cases.
 static SERVER: Shared<Sshd> = Shared::new();
 
-#[expect(clippy::unused_async, reason = "subjects are made by async functions")]
 async fn subject() -> Option<Subject> {
     if !can_run(sshd::here()) {
         return None;
