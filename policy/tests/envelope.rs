@@ -84,7 +84,7 @@ fn verifier() -> Verifier {
         };
         keys.add(KeyId::parse(name).unwrap(), key, validity).unwrap();
     }
-    let digest = TokenDigest::from_bytes(Sha256::digest("the-bearer").into());
+    let digest = TokenDigest::of(b"the-bearer");
     Verifier::new(keys, ["bridge.example.dev", "127.0.0.1:8787"], 32, Some(digest))
 }
 
@@ -399,7 +399,7 @@ fn a_verifier_with_an_empty_part_takes_nothing() {
     let key = SigningKey::from_bytes(key_bytes(0)).unwrap();
     keys.add(KeyId::parse("k1").unwrap(), key, Validity::default())
         .unwrap();
-    let digest = Some(TokenDigest::from_bytes(Sha256::digest("the-bearer").into()));
+    let digest = Some(TokenDigest::of(b"the-bearer"));
     let hosts = ["Bridge.example.dev"];
     let code = |verifier: Verifier| {
         let seen = RefCell::new(SeenNonces::default());
