@@ -381,6 +381,16 @@ fn no_refusal_has_a_status_that_means_a_lost_lease() {
 }
 
 #[test]
+fn every_code_is_documented_with_its_status() {
+    let document = include_str!("../../docs/signed-requests.md");
+
+    for refusal in Refusal::ALL {
+        let row = format!("| {} | `{}` |", refusal.status(), refusal.code());
+        assert!(document.contains(&row), "{row}");
+    }
+}
+
+#[test]
 fn a_verifier_with_an_empty_part_takes_nothing() {
     let sent = sent(&Case::default());
     let headers: Vec<(&str, &[u8])> = sent

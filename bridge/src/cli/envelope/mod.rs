@@ -38,17 +38,21 @@ pub(crate) enum EnvelopeCommand {
 }
 
 const VERIFY_HELP: &str = r#"In:
-  {"id", "now", "concurrent"?, "config": {"keys": {ID: {"key": BASE64, "notBefore"?, "notAfter"?}},
-   "allowed_hosts": [HOST], "max_body"?: BYTES, "bearer": TEXT},
-   "requests": [{"method", "target", "headers": [[NAME, VALUE]], "trailers"?, "body_b64"?, "chunked"?, "at"?}]}
+  {"id", "now", "concurrent"?,
+   "config": {"keys": {ID: {"key": BASE64, "notBefore"?, "notAfter"?}},
+              "allowed_hosts": [HOST], "max_body"?: BYTES, "bearer": TEXT},
+   "requests": [{"method", "target", "headers": [[NAME, VALUE]], "trailers"?, "body_b64"?,
+                 "chunked"?, "at"?}]}
 Out:
   {"id", "verdicts": [{"allow", "status", "code"}]}
 
-`now` is the clock, and a request's `at` is its own. now, at, notBefore and notAfter are Unix seconds, or RFC 3339 such
-as "2026-01-01T00:00:00Z"; null in notBefore or notAfter is no limit. `max_body` is 10485760 unless given. With
-"concurrent": true the requests are judged at once: of equal nonces exactly one passes.
-A line that cannot be read gives {"id", "error"}, and the next one goes on. A `config` that cannot be used says why in
-"error" and refuses each request with 503. docs/signed-requests.md has the order of the checks and the codes."#;
+`now` is the clock, and a request's `at` is its own. now, at, notBefore and notAfter are
+Unix seconds, or RFC 3339 such as "2026-01-01T00:00:00Z"; a notBefore or notAfter of null is
+no limit. `max_body` is 10485760 unless given. With "concurrent": true the requests are
+judged at once: of equal nonces exactly one passes.
+A line that cannot be read gives {"id", "error"}, and the next one goes on. A `config` that
+cannot be used says why in "error" and refuses each request with 503.
+docs/signed-requests.md has the order of the checks and the codes."#;
 
 const SIGN_HELP: &str = r#"In:
   {"id", "key": BASE64, "key_id", "now", "nonce"?,
@@ -56,9 +60,10 @@ const SIGN_HELP: &str = r#"In:
 Out:
   {"id", "requests": [{"headers": [[NAME, VALUE]], "string_to_sign"}]}
 
-Signed are Host, Content-Type and the X-Paperclip-Environment-Id, -Issue-Id and -Run-Id among the headers; those that
-come out are to be added. now and at are Unix seconds, or RFC 3339 such as "2026-01-01T00:00:00Z". A nonce is 22
-characters of base64url; a fresh one is made for each request that has none. The key is read from standard input only.
+Of the headers, Host, Content-Type and X-Paperclip-Environment-Id, -Issue-Id and -Run-Id are
+signed; those that come out are to be added. now and at are Unix seconds, or RFC 3339 such as
+"2026-01-01T00:00:00Z". A nonce is 22 characters of base64url; a fresh one is made for each
+request that has none. The key is read from standard input only.
 A line that cannot be read gives {"id", "error"}, and the next one goes on."#;
 
 /// Carries out an `envelope` command.
