@@ -74,7 +74,7 @@ async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(
         rules: Arc::new(Rules::from_pack(Pack::newest())),
         limits: shape.limits.unwrap_or_default(),
         rate: shape.rate,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
@@ -602,7 +602,7 @@ async fn an_upstream_that_is_not_there_was_sent_nothing() {
         rules: Arc::clone(&world.session.rules),
         limits: Limits::default(),
         rate: None,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: world.token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
@@ -819,7 +819,7 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
         rules: Arc::clone(&base.session.rules),
         limits: Limits::default(),
         rate: None,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: base.token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
@@ -985,7 +985,7 @@ fn offline() -> Arc<Session> {
         rules: Arc::new(Rules::none()),
         limits: Limits::default(),
         rate: None,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: Token::from_random([7; 24]).digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     })
