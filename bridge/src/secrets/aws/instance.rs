@@ -246,3 +246,149 @@ fn no_role(address: &str) -> Fault {
 fn unavailable(address: &str, what: &str) -> Fault {
     Fault::Unavailable(format!("the instance metadata at {address} {what}"))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex as StdMutex};
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
+
+    use super::super::super::SecretSettings;
+    use super::*;
+
+    /// What a service answers to a request line.
+    type Answer = fn(&str) -> (u16, &'static str);
+
+    /// A metadata service, and the heads of the requests that it got.
+    async fn service(answer: Answer) -> (Surroundings, Arc<StdMutex<Vec<String>>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let heads = Arc::new(StdMutex::new(vec![]));
+        let log = Arc::clone(&heads);
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut head = vec![];
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                let head = String::from_utf8(head).unwrap().to_ascii_lowercase();
+                let (status, body) = answer(head.lines().next().unwrap());
+                log.lock().unwrap().push(head);
+                let length = body.len();
+                let text = format!(
+                    "HTTP/1.1 {status} x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+                );
+                stream.write_all(text.as_bytes()).await.unwrap();
+            }
+        });
+        let around = Surroundings::new(SecretSettings::default(), move |name| {
+            (name == "AWS_EC2_METADATA_SERVICE_ENDPOINT").then(|| address.clone())
+        });
+        (around, heads)
+    }
+
+    fn instance(line: &str) -> (u16, &'static str) {
+        match line {
+            "put /latest/api/token http/1.1" => (200, "token-of-the-service"),
+            "get /latest/meta-data/iam/security-credentials/ http/1.1" => (200, "reader\n"),
+            "get /latest/meta-data/iam/security-credentials/reader http/1.1" => (
+                200,
+                r#"{"Code":"Success","AccessKeyId":"ASIA1","SecretAccessKey":"k","Token":"t","Expiration":"2099-01-01T00:00:00Z"}"#,
+            ),
+            _ => (404, ""),
+        }
+    }
+
+    #[tokio::test]
+    async fn a_role_is_asked_for_with_a_token_and_its_keys_are_kept() {
+        let (around, heads) = service(instance).await;
+
+        let first = around.aws.role.credentials(&around).await.unwrap();
+        let again = around.aws.role.credentials(&around).await.unwrap();
+
+        assert_eq!(
+            (first.access_key.as_str(), again.access_key.as_str()),
+            ("ASIA1", "ASIA1")
+        );
+        assert!(first.origin.contains("reader"), "{}", first.origin);
+        let heads = heads.lock().unwrap();
+        assert_eq!(heads.len(), 3, "{heads:?}");
+        assert!(
+            heads[0].contains("x-aws-ec2-metadata-token-ttl-seconds: 21600\r\n"),
+            "{heads:?}"
+        );
+        assert!(
+            heads[1..]
+                .iter()
+                .all(|head| head.contains("x-aws-ec2-metadata-token: token-of-the-service\r\n")),
+            "{heads:?}"
+        );
+    }
+
+    #[tokio::test]
+    async fn where_only_version_1_is_served_nothing_is_asked_of_it() {
+        fn version_1(line: &str) -> (u16, &'static str) {
+            if line.starts_with("put") {
+                (405, "")
+            } else {
+                (200, "reader")
+            }
+        }
+        let (around, heads) = service(version_1).await;
+
+        let fault = around.aws.role.credentials(&around).await.unwrap_err();
+
+        assert!(fault.to_string().contains("version 1 is never used"), "{fault}");
+        let heads = heads.lock().unwrap();
+        assert!(heads.iter().all(|head| head.starts_with("put ")), "{heads:?}");
+    }
+
+    #[tokio::test]
+    async fn keys_that_were_not_taken_are_fetched_again() {
+        let (around, heads) = service(instance).await;
+        around.aws.role.credentials(&around).await.unwrap();
+
+        assert!(around.aws.role.forget().await);
+        around.aws.role.credentials(&around).await.unwrap();
+
+        assert_eq!(heads.lock().unwrap().len(), 5);
+        assert!(around.aws.role.forget().await && !around.aws.role.forget().await);
+    }
+
+    #[tokio::test]
+    async fn a_role_whose_name_is_none_is_not_put_into_a_path() {
+        fn hostile(line: &str) -> (u16, &'static str) {
+            if line.starts_with("put") {
+                (200, "token")
+            } else {
+                (200, "../../user-data")
+            }
+        }
+        let (around, heads) = service(hostile).await;
+
+        assert!(around.aws.role.credentials(&around).await.is_err());
+        assert_eq!(heads.lock().unwrap().len(), 2);
+    }
+
+    #[test]
+    fn the_service_is_near_or_behind_tls() {
+        let at = |url: &'static str| {
+            address(&Surroundings::new(SecretSettings::default(), move |name| {
+                (name == "AWS_EC2_METADATA_SERVICE_ENDPOINT").then(|| url.to_owned())
+            }))
+        };
+
+        assert_eq!(at("http://127.0.0.1:1338/").unwrap(), "http://127.0.0.1:1338");
+        assert!(at("http://[fd00:ec2::254]").is_ok() && at("https://metadata.example").is_ok());
+        for url in [
+            "http://metadata.example",
+            "ftp://127.0.0.1",
+            "http://me@127.0.0.1",
+            "http://127.0.0.1/?a",
+            "x",
+        ] {
+            assert!(at(url).is_err(), "{url}");
+        }
+    }
+}
