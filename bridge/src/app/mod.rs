@@ -234,8 +234,8 @@ impl App {
             host,
             state,
         } = ground;
-        let upstream =
-            Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
+        let upstream = Upstream::new(&request.upstream, request.credential.clone())
+            .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
         let Placed { ladder, queue } =

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use policy::{Limits, RateLimit, Rules};
 
-use crate::secrets::Secret;
+use crate::secrets::LiveSecret;
 use crate::upstream::UpstreamSettings;
 
 /// Where the agent runs, as parsed from the operator's words.
@@ -74,8 +74,8 @@ pub struct SessionRequest {
     pub target: TargetSpec,
     /// The Paperclip API.
     pub upstream: UpstreamSettings,
-    /// The real credential.
-    pub credential: Secret,
+    /// The real credential, read when it is used.
+    pub credential: LiveSecret,
     /// Sent as `x-paperclip-run-id`; one line of visible ASCII.
     pub run_id: String,
     /// Compiled policy.

@@ -19,6 +19,7 @@ mod open;
 mod host;
 mod opening;
 mod options;
+mod secrets;
 pub mod target;
 mod policies;
 mod envelope;
@@ -186,7 +187,7 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
         Command::Envelope(command) => envelope::run(&command),
-        Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments),
+        Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments).await,
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
     }

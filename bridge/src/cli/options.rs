@@ -11,9 +11,10 @@ use policy::{Limits, RateLimit};
 
 use crate::app::{GatewayChoice, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::secrets::SecretOptions;
 use crate::cli::{policies, target};
 use crate::config;
-use crate::secrets::{Secret, SecretRef};
+use crate::secrets::{LiveSecret, SecretRef};
 use crate::upstream::UpstreamSettings;
 
 /// The options of a session.
@@ -85,13 +86,17 @@ pub(crate) struct UpstreamOptions {
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
 
-    /// Where the API credential is found: env:NAME or file:PATH, never the value itself
+    /// Where the API credential is found: env:NAME, file:PATH, cred:NAME or aws-sm:REGION/NAME[#json-key], never the
+    /// value itself
     #[arg(long, value_name = "REFERENCE", default_value = config::DEFAULT_CREDENTIAL)]
     pub(crate) credential: SecretRef,
 
     /// Trust the certificates in this PEM file for an https upstream, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) upstream_ca: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) secrets: SecretOptions,
 }
 
 /// How an SSH target is logged in to.
@@ -157,13 +162,9 @@ impl UpstreamOptions {
         })
     }
 
-    /// The credential itself.
-    pub(crate) fn credential(&self) -> Result<Secret, Failure> {
-        self.credential.resolve(&config::environment).map_err(|error| {
-            Failure::new(Exit::Configuration, "no credential for the Paperclip API").because(error).hint(
-                "export PAPERCLIP_API_KEY, or name where it is found: --credential env:NAME or --credential file:PATH",
-            )
-        })
+    /// The credential, as yet unread.
+    pub(crate) fn credential(&self) -> LiveSecret {
+        self.secrets.secrets().live(&self.credential)
     }
 }
 
@@ -175,7 +176,7 @@ impl SessionOptions {
     /// Code 2 for options that contradict the target, code 3 for what is missing or wrong.
     pub(crate) fn request(&self) -> Result<SessionRequest, Failure> {
         let target = self.target_with_options()?;
-        let credential = self.upstream.credential()?;
+        let credential = self.upstream.credential();
         let upstream = self.upstream.settings()?;
         let policies::Loaded { rules, limits } = self.policy.load()?;
         let mut sizes = Limits::default().with_file(&limits);

@@ -24,6 +24,7 @@ mod queue;
 mod queue_restart;
 mod queue_hosted;
 mod attacks;
+mod secrets;
 
 use paperclip_bridge_tests::sshd;
 
