@@ -11,7 +11,8 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use policy::Limits;
 use runners::local::{BaseEnvironment, LocalRunner};
-use runners::ssh::{SshHost, SshPool, SshRunner};
+use runners::provider::{LeaseScope, ProviderError, RelayRoute};
+use runners::ssh::{SshHost, SshRunner};
 use runners::{CommandManagedRuntimeRunner, SecretText, Shell};
 use tokio_util::sync::CancellationToken;
 use tunnel::http2::{Http2, Http2Options};
@@ -22,9 +23,10 @@ use tunnel::queue::{Bodies, Journal, Queue, QueueOptions, QueuePlace};
 use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
 use tunnel::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
 
-use crate::app::{GatewayChoice, OpenError, SessionRequest, TargetSpec, TunnelChoice};
+use crate::app::{App, GatewayChoice, OpenError, ProviderTarget, SessionRequest, TargetSpec, TunnelChoice};
 use crate::config::environment;
 use crate::gateway;
+use crate::leases::{BookError, HeldLease, LeaseBook, LeaseError, Wish};
 use crate::session::identity::Identity;
 use crate::session::state::StateFolder;
 use crate::session::target;
@@ -39,33 +41,147 @@ const GATEWAY_MAX_BYTES: u64 = 32 * 1024 * 1024;
 /// The name of the tunnel whose gateway outlives us.
 pub(crate) const QUEUE: &str = "queue_v1";
 
-/// What runs commands on the target, and the connection it shares, if there is one.
-pub(crate) type OnTarget = (Arc<dyn CommandManagedRuntimeRunner>, Option<Arc<SshHost>>);
+/// Where commands of a session are run.
+#[derive(Debug)]
+pub(crate) struct Place {
+    /// Runs them.
+    pub(crate) runner: Arc<dyn CommandManagedRuntimeRunner>,
+    /// What stands between us and them.
+    pub(crate) reach: Reach,
+}
 
-/// The runner of the target.
+/// What stands between us and the target.
+#[derive(Debug)]
+pub(crate) enum Reach {
+    /// Nothing: this machine.
+    Local,
+    /// A connection, perhaps shared with other sessions.
+    Ssh(Arc<SshHost>),
+    /// A provider, which lends us a sandbox.
+    Leased(Box<HeldLease>),
+}
+
+impl Reach {
+    /// The lease that the session stands on, if it stands on one.
+    pub(crate) fn lease(&self) -> Option<&HeldLease> {
+        match self {
+            Self::Local | Self::Ssh(_) => None,
+            Self::Leased(held) => Some(held),
+        }
+    }
+
+    /// The shell of our own scripts there.
+    fn shell(&self) -> Shell {
+        self.lease().map_or(Shell::Sh, |held| held.shell)
+    }
+}
+
+/// The runner of the target; a provider is asked for a lease. Leases that earlier processes left are given back from now on.
 ///
 /// # Errors
 ///
-/// [`OpenError::Configuration`] for what cannot be read.
-pub(crate) fn runner(request: &SessionRequest, pool: &SshPool) -> Result<OnTarget, OpenError> {
+/// [`OpenError::Configuration`] for what cannot be read, and what became of the lease.
+pub(crate) async fn place(request: &SessionRequest, app: &App) -> Result<Place, OpenError> {
     match &request.target {
         TargetSpec::Local => {
+            reap_beside(request, app)?;
             let base = BaseEnvironment {
                 home: environment("HOME").unwrap_or_else(|| "/".into()),
                 user: environment("USER").unwrap_or_default(),
                 lang: environment("LANG").unwrap_or_else(|| "C.UTF-8".into()),
             };
-            Ok((Arc::new(LocalRunner::new(base, None)), None))
+            Ok(Place {
+                runner: Arc::new(LocalRunner::new(base, None)),
+                reach: Reach::Local,
+            })
         }
         TargetSpec::Ssh(target) => {
+            reap_beside(request, app)?;
             let (settings, notes) = target::ssh_settings(target).map_err(OpenError::Configuration)?;
             for note in notes {
                 tracing::debug!(note, "ssh_config is not followed in one point");
             }
-            let host = pool.host(settings);
-            Ok((Arc::new(SshRunner::new(Arc::clone(&host))), Some(host)))
+            let host = app.ssh.host(settings);
+            Ok(Place {
+                runner: Arc::new(SshRunner::new(Arc::clone(&host))),
+                reach: Reach::Ssh(host),
+            })
+        }
+        TargetSpec::Provider(target) => {
+            let held = leased(request, target, app).await?;
+            Ok(Place {
+                runner: Arc::clone(&held.runner),
+                reach: Reach::Leased(Box::new(held)),
+            })
         }
     }
+}
+
+/// A state folder may hold what sessions of other targets owe.
+fn reap_beside(request: &SessionRequest, app: &App) -> Result<(), OpenError> {
+    let Some(folder) = &request.state_dir else {
+        return Ok(());
+    };
+    let book = LeaseBook::existing(folder).map_err(|error| OpenError::Configuration(error.to_string()))?;
+    if let Some(book) = book {
+        app.reap(&book);
+    }
+    Ok(())
+}
+
+async fn leased(
+    request: &SessionRequest,
+    target: &ProviderTarget,
+    app: &App,
+) -> Result<HeldLease, OpenError> {
+    let provider = app
+        .providers
+        .build(target.spec, &target.config)
+        .map_err(|error| OpenError::Configuration(error.to_string()))?;
+    let book =
+        LeaseBook::open(&target.leases).map_err(|error| OpenError::Configuration(error.to_string()))?;
+    let wish = Wish {
+        spec: target.spec,
+        provider,
+        config: &target.config,
+        scope: LeaseScope {
+            run_id: request.run_id.clone(),
+            environment_id: target.environment_id.clone(),
+            issue_id: target.issue_id.clone(),
+            company_id: target.company_id.clone(),
+            requested_cwd: None,
+        },
+        id: target.id.as_deref(),
+        go_on: request.resume && request.state_dir.is_some(),
+    };
+    let held = app.leases.hold(&book, wish).await;
+    // After it, so that a lease that is gone on with is not given back first.
+    app.reap(&book);
+    held.map_err(|error| match error {
+        LeaseError::Provider {
+            error: ProviderError::LeaseLost(why),
+            ..
+        } => OpenError::LeaseLost(why),
+        LeaseError::Provider {
+            error: ProviderError::Refused(_) | ProviderError::Unsupported(_),
+            ..
+        } => OpenError::Refused {
+            reason: "provider_refused",
+            detail: error.to_string(),
+        },
+        LeaseError::Provider {
+            error: ProviderError::Secret(_),
+            ..
+        }
+        | LeaseError::Book(BookError::State(_)) => OpenError::Configuration(error.to_string()),
+        LeaseError::Book(BookError::Taken { .. }) => OpenError::Refused {
+            reason: "lease_taken",
+            detail: error.to_string(),
+        },
+        LeaseError::Book(BookError::Busy(_)) | LeaseError::Provider { .. } | LeaseError::Keeper => {
+            OpenError::Unreachable(error.to_string())
+        }
+    })
 }
 
 /// Where a session will listen.
@@ -84,7 +200,7 @@ pub(crate) struct Placed {
 pub(crate) fn ladder(
     request: &SessionRequest,
     runner: &Arc<dyn CommandManagedRuntimeRunner>,
-    host: Option<&Arc<SshHost>>,
+    reach: &Reach,
     identity: &Identity,
     state: Option<&StateFolder>,
 ) -> Result<Placed, OpenError> {
@@ -92,23 +208,42 @@ pub(crate) fn ladder(
     let tunnels = Tunnels {
         request,
         runner,
+        shell: reach.shell(),
         identity,
         state,
         queue_place: QueuePlace::default(),
     };
-    let rungs = match (&request.tunnel, host) {
+    let rungs = match (&request.tunnel, reach) {
         // What a predecessor left is a queue; no other tunnel can go on with it.
         (TunnelChoice::Auto, _) if identity.resumes() => vec![tunnels.queue()?],
-        (TunnelChoice::Auto | TunnelChoice::Local, None) => vec![tunnels.local()],
-        (TunnelChoice::SshReverse, None) => return refused("the target `local` takes no ssh-reverse tunnel"),
-        (TunnelChoice::Local, Some(_)) => return refused("an SSH target takes no local tunnel"),
+        (TunnelChoice::Auto | TunnelChoice::Local, Reach::Local) => vec![tunnels.local()],
         // No other tunnel listens on a socket: there is nothing to fall back to.
-        (TunnelChoice::Auto, Some(host)) if request.unix_socket.is_some() => vec![tunnels.reverse(host)],
-        (TunnelChoice::Auto, Some(host)) => {
+        (TunnelChoice::Auto, Reach::Ssh(host)) if request.unix_socket.is_some() => {
+            vec![tunnels.reverse(host)]
+        }
+        (TunnelChoice::Auto, Reach::Ssh(host)) => {
             vec![tunnels.reverse(host), tunnels.http2()?, tunnels.queue()?]
         }
-        (TunnelChoice::SshReverse, Some(host)) => vec![tunnels.reverse(host)],
-        (TunnelChoice::Http2, _) => vec![tunnels.http2()?],
+        (TunnelChoice::Auto, Reach::Leased(held)) => {
+            let mut rungs: Vec<_> = held.relay.iter().map(|route| tunnels.worker(route)).collect();
+            rungs.extend([tunnels.http2_by_duplex()?, tunnels.queue()?]);
+            rungs
+        }
+        (TunnelChoice::SshReverse, Reach::Ssh(host)) => vec![tunnels.reverse(host)],
+        (TunnelChoice::SshReverse, Reach::Local | Reach::Leased(_)) => {
+            return refused("an ssh-reverse tunnel needs an SSH target");
+        }
+        (TunnelChoice::Local, Reach::Ssh(_) | Reach::Leased(_)) => {
+            return refused("a local tunnel serves only the target `local`");
+        }
+        (TunnelChoice::Worker, Reach::Leased(held)) => match &held.relay {
+            Some(route) => vec![tunnels.worker(route)],
+            None => return refused("the configuration of this target's provider names no relay"),
+        },
+        (TunnelChoice::Worker, Reach::Local | Reach::Ssh(_)) => {
+            return refused("a worker tunnel needs a provider's target with a relay");
+        }
+        (TunnelChoice::Http2, _) => vec![tunnels.http2_by_duplex()?],
         (TunnelChoice::Queue, _) => vec![tunnels.queue()?],
     };
     Ok(Placed {
@@ -126,6 +261,7 @@ pub(crate) fn ladder(
 pub(crate) async fn clear_predecessor(
     request: &SessionRequest,
     runner: &Arc<dyn CommandManagedRuntimeRunner>,
+    reach: &Reach,
     identity: &Identity,
 ) -> Result<(), OpenError> {
     if identity.resumes() {
@@ -134,6 +270,7 @@ pub(crate) async fn clear_predecessor(
     let tunnels = Tunnels {
         request,
         runner,
+        shell: reach.shell(),
         identity,
         state: None,
         queue_place: QueuePlace::default(),
@@ -155,6 +292,7 @@ pub(crate) async fn clear_predecessor(
 struct Tunnels<'a> {
     request: &'a SessionRequest,
     runner: &'a Arc<dyn CommandManagedRuntimeRunner>,
+    shell: Shell,
     identity: &'a Identity,
     state: Option<&'a StateFolder>,
     queue_place: QueuePlace,
@@ -181,9 +319,29 @@ impl Tunnels<'_> {
         Box::new(SshReverse::new(Arc::clone(host), options))
     }
 
+    /// The hook for the push relay, which this version does not have yet.
+    fn worker(&self, _: &RelayRoute) -> Box<dyn Tunnel> {
+        Box::new(NotHere {
+            tunnel: "worker",
+            reason: "no_relay",
+            detail: "this version has no tunnel over a Worker's relay",
+        })
+    }
+
+    fn http2_by_duplex(&self) -> Result<Box<dyn Tunnel>, OpenError> {
+        if self.runner.capabilities().duplex {
+            return self.http2();
+        }
+        Ok(Box::new(NotHere {
+            tunnel: "http2_v1",
+            reason: "no_duplex",
+            detail: "this target offers no byte stream to a running command",
+        }))
+    }
+
     fn http2(&self) -> Result<Box<dyn Tunnel>, OpenError> {
         let Some(launcher) = self.launcher()? else {
-            return Ok(Box::new(NoGateway("http2_v1")));
+            return Ok(Box::new(no_gateway("http2_v1")));
         };
         let options = Http2Options {
             max_body: self.request.limits.max_body,
@@ -195,7 +353,7 @@ impl Tunnels<'_> {
 
     fn queue(&self) -> Result<Box<dyn Tunnel>, OpenError> {
         let Some(launcher) = self.launcher()? else {
-            return Ok(Box::new(NoGateway(QUEUE)));
+            return Ok(Box::new(no_gateway(QUEUE)));
         };
         let max_body = usize::try_from(self.request.limits.max_body).unwrap_or(usize::MAX);
         let mut options = QueueOptions::new(self.name()?, self.token(), max_body);
@@ -234,7 +392,7 @@ impl Tunnels<'_> {
     /// `None` where the built-in gateway is asked for and there is none.
     fn launcher(&self) -> Result<Option<Launcher>, OpenError> {
         let program = program(&self.request.gateway)?;
-        Ok(program.map(|program| Launcher::new(Arc::clone(self.runner), Shell::Sh, program)))
+        Ok(program.map(|program| Launcher::new(Arc::clone(self.runner), self.shell, program)))
     }
 
     fn name(&self) -> Result<SessionName, OpenError> {
@@ -262,11 +420,23 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Stands in the ladder for a tunnel whose gateway we do not have.
+/// Stands in the ladder for a tunnel that this target cannot have.
 #[derive(Debug)]
-struct NoGateway(&'static str);
+struct NotHere {
+    tunnel: &'static str,
+    reason: &'static str,
+    detail: &'static str,
+}
 
-impl Tunnel for NoGateway {
+const fn no_gateway(tunnel: &'static str) -> NotHere {
+    NotHere {
+        tunnel,
+        reason: "no_gateway_for_platform",
+        detail: "this daemon was built without a gateway; name one with --gateway PATH, or --gateway node:PATH",
+    }
+}
+
+impl Tunnel for NotHere {
     fn serve(
         self: Box<Self>,
         _: Arc<dyn Callbacks>,
@@ -274,15 +444,14 @@ impl Tunnel for NoGateway {
         _: CancellationToken,
     ) -> BoxFuture<'static, TunnelEnd> {
         std::future::ready(TunnelEnd::Refused {
-            reason: "no_gateway_for_platform",
-            detail: "this daemon was built without a gateway; name one with --gateway PATH, or --gateway node:PATH"
-                .to_owned(),
+            reason: self.reason,
+            detail: self.detail.to_owned(),
         })
         .boxed()
     }
 
     fn name(&self) -> &'static str {
-        self.0
+        self.tunnel
     }
 }
 

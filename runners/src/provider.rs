@@ -267,6 +267,17 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// [`ProviderError::Unsupported`] where the provider has no list.
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>>;
 
+    /// The ids of the sandboxes that were made for the scope's run: for an acquire whose answer was lost.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Unsupported`] where the provider cannot tell them apart.
+    fn made_for<'a>(&'a self, _scope: &'a LeaseScope) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+        Box::pin(std::future::ready(Err(ProviderError::Unsupported(
+            "finding the sandboxes of a run",
+        ))))
+    }
+
     /// Runs commands in the lease's sandbox. One runner serves all its executions; it never acquires another lease.
     ///
     /// # Errors
