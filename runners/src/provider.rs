@@ -267,6 +267,12 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// [`ProviderError::Unsupported`] where the provider has no list.
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>>;
 
+    /// Whose sandboxes these are: what two leases of the same id differ in, such as the address of an installation.
+    /// Empty where ids are never used twice. Connects to nothing, and holds no secret.
+    fn account(&self) -> String {
+        String::new()
+    }
+
     /// The ids of the sandboxes that were made for the scope's run: for an acquire whose answer was lost.
     ///
     /// # Errors

@@ -127,7 +127,7 @@ impl LeaseBook {
     /// [`BookError::Taken`] where another session has it.
     pub(crate) async fn claim(&self, record: LeaseRecord, id: &str) -> Result<(Entry, Found), BookError> {
         let _book = self.lock().await?;
-        let name = name_of(&record.provider, id);
+        let name = name_of(&record, id);
         match self.grasp(&name)? {
             Grasp::Nothing => Ok((self.insert(name, record)?, Found::Nothing)),
             Grasp::InUse => Err(self.taken(&name, &record.provider, id)),
@@ -191,13 +191,13 @@ impl LeaseBook {
         }
     }
 
-    /// The ids of all leases of this provider that stand in the book.
-    pub(super) async fn known_ids(&self, provider: &str) -> Result<Vec<String>, BookError> {
+    /// The ids of all leases that stand in the book for the same account as this one.
+    pub(super) async fn known_ids(&self, beside: &LeaseRecord) -> Result<Vec<String>, BookError> {
         let lines = self.lines().await?;
         Ok(lines
             .into_iter()
             .filter_map(|line| line.record.ok())
-            .filter(|record| record.provider == provider)
+            .filter(|record| record.provider == beside.provider && record.account == beside.account)
             .filter_map(|record| record.lease.map(|lease| lease.id))
             .collect())
     }
@@ -371,7 +371,7 @@ impl Entry {
     pub(crate) async fn named(&mut self, lease: Lease) -> Result<(), BookError> {
         let book = self.book.clone();
         let _book = book.lock().await?;
-        let name = name_of(&self.record.provider, &lease.id);
+        let name = name_of(&self.record, &lease.id);
         if name != self.name {
             match book.grasp(&name)? {
                 Grasp::Nothing => {}
@@ -408,10 +408,14 @@ impl Entry {
 }
 
 /// A provider's ids may hold anything; a file name may not.
-fn name_of(provider: &str, id: &str) -> String {
-    let digest = Sha256::digest(id.as_bytes());
+fn name_of(record: &LeaseRecord, id: &str) -> String {
+    let digest = Sha256::new()
+        .chain_update(record.account.as_bytes())
+        .chain_update([0])
+        .chain_update(id.as_bytes())
+        .finalize();
     let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("{provider}-{hex}")
+    format!("{}-{hex}", record.provider)
 }
 
 fn lock_file(path: &Path) -> Result<File, BookError> {

@@ -79,7 +79,7 @@ async fn look_for(entry: &Entry, provider: &Arc<dyn Provider>, now: SystemTime) 
         Err(error) => return confirmed(Err(error)),
     };
     // Others may have leases for the same run; those stand in the book themselves.
-    let known = match entry.book().known_ids(&entry.record.provider).await {
+    let known = match entry.book().known_ids(&entry.record).await {
         Ok(known) => known,
         Err(error) => {
             return GaveBack::Owed {

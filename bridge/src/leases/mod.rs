@@ -122,7 +122,13 @@ impl Leases {
             }
         }
         let now = SystemTime::now();
-        let mut record = LeaseRecord::new(wish.spec.key, wish.config.clone(), wish.scope, now);
+        let mut record = LeaseRecord::new(
+            wish.spec.key,
+            wish.provider.account(),
+            wish.config.clone(),
+            wish.scope,
+            now,
+        );
         let (entry, resume) = match wish.id {
             None => (book.begin(record).await?, None),
             Some(id) => {
@@ -184,6 +190,7 @@ async fn left_of_run(book: &LeaseBook, wish: &Wish<'_>) -> Result<Option<Wanted>
     for line in book.lines().await? {
         let Ok(record) = line.record else { continue };
         let same = record.provider == wish.spec.key
+            && record.account == wish.provider.account()
             && record.stage == Stage::Held
             && record.scope.run_id == wish.scope.run_id;
         let (Some(lease), true, false) = (record.lease, same, line.in_use) else {

@@ -26,6 +26,8 @@ pub(crate) struct LeaseRecord {
     pub(super) version: u32,
     /// The provider's key.
     pub(crate) provider: String,
+    /// What tells its ids from the same ids elsewhere.
+    pub(crate) account: String,
     /// As the operator gave it.
     pub(crate) config: ProviderConfig,
     /// The run and the issue that it is for, and no other.
@@ -100,10 +102,17 @@ impl Debt {
 }
 
 impl LeaseRecord {
-    pub(crate) fn new(provider: &str, config: ProviderConfig, scope: LeaseScope, now: SystemTime) -> Self {
+    pub(crate) fn new(
+        provider: &str,
+        account: String,
+        config: ProviderConfig,
+        scope: LeaseScope,
+        now: SystemTime,
+    ) -> Self {
         Self {
             version: VERSION,
             provider: provider.to_owned(),
+            account,
             config,
             scope,
             stage: Stage::Acquiring,
@@ -174,7 +183,13 @@ mod tests {
 
     #[test]
     fn a_lease_that_was_kept_alive_lives_as_long_again() {
-        let mut record = LeaseRecord::new("p", ProviderConfig::default(), LeaseScope::default(), NOW);
+        let mut record = LeaseRecord::new(
+            "p",
+            String::new(),
+            ProviderConfig::default(),
+            LeaseScope::default(),
+            NOW,
+        );
         record.lease = Some(Lease {
             id: "a".into(),
             metadata: serde_json::Map::new(),

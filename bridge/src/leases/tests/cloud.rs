@@ -65,6 +65,7 @@ struct State {
     next_id: Option<String>,
     commands_lose_the_lease: bool,
     finds_runs: bool,
+    account: String,
 }
 
 /// Clones are the same cloud.
@@ -108,6 +109,10 @@ impl Cloud {
 
     pub(super) fn finds_runs(&self) {
         self.state().finds_runs = true;
+    }
+
+    pub(super) fn account(&self, name: &str) {
+        self.state().account = name.to_owned();
     }
 
     pub(super) fn add(&self, id: &str, run: &str) {
@@ -224,6 +229,10 @@ impl Provider for Cloud {
             }
         })
         .boxed()
+    }
+
+    fn account(&self) -> String {
+        self.state().account.clone()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>> {

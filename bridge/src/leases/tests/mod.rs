@@ -298,6 +298,25 @@ async fn a_provider_that_hands_a_lease_out_twice_is_found_out_and_the_first_keep
 }
 
 #[tokio::test]
+async fn the_same_id_elsewhere_is_another_lease() {
+    let (folder, cloud) = world();
+    let elsewhere = Cloud::default();
+    elsewhere.account("elsewhere");
+    let (one, other) = (
+        Process::new(folder.path(), &cloud),
+        Process::new(folder.path(), &elsewhere),
+    );
+
+    let (first, second) = (one.acquire().await.unwrap(), other.acquire().await.unwrap());
+
+    assert_eq!((first.lease.id.as_str(), second.lease.id.as_str()), ("s1", "s1"));
+    assert_eq!(one.stages().await.len(), 2);
+    first.give_back().await.unwrap();
+    assert_eq!(elsewhere.sandboxes(), ["s1"]);
+    second.give_back().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_lease_that_is_resumed_is_released_and_one_that_is_gone_is_lost() {
     let (folder, cloud) = world();
     cloud.add("s9", "run-0");
