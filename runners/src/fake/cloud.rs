@@ -377,6 +377,15 @@ impl Effect {
         })
     }
 
+    /// Every lease that is held or stopped and was made for this run.
+    pub(super) fn present_of_run(&self, run: &str) -> Vec<String> {
+        let of_run = |id: &String| {
+            let mut acquired = self.calls.iter().filter(|entry| entry.lease.as_ref() == Some(id));
+            acquired.any(|entry| entry.scope.as_ref().is_some_and(|scope| scope.run_id == run))
+        };
+        self.all_present().into_iter().filter(of_run).collect()
+    }
+
     /// Every lease that is held or stopped.
     pub(super) fn all_present(&self) -> Vec<String> {
         let all = states(&self.calls).into_keys();

@@ -208,6 +208,17 @@ impl Provider for FakeProvider {
         .boxed()
     }
 
+    fn account(&self) -> String {
+        self.part.cloud.folder().display().to_string()
+    }
+
+    fn made_for<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+        let run = scope.run_id.clone();
+        self.part
+            .call(Call::List, None, move |_, effect| Ok(effect.present_of_run(&run)))
+            .boxed()
+    }
+
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>> {
         self.part
             .call(Call::List, None, |_, effect| Ok(effect.all_present()))

@@ -23,6 +23,8 @@ mod queue;
 mod queue_restart;
 mod queue_hosted;
 mod attacks;
+mod fake_target;
+mod leases;
 
 use paperclip_bridge_tests::sshd;
 
