@@ -40,11 +40,7 @@ pub async fn round(leases: usize, after: Duration) -> Killed {
     let opening = (0..leases).map(|number| {
         let run = format!("run-{number}");
         let world = &world;
-        async move {
-            world
-                .open("fake:", &["--run-id", &run, "--provider", latency])
-                .await
-        }
+        async move { world.open_run(&run, "fake:", &["--provider", latency]).await }
     });
     let mut open: Vec<Bridge> = Vec::new();
     for opened in futures_util::future::join_all(opening).await {

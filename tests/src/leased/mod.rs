@@ -48,8 +48,12 @@ impl Leased {
 
     /// `run` or `open` on this target, which is `fake:` with or without an id.
     pub fn command(&self, subcommand: &str, target: &str) -> BridgeCommand {
+        self.command_of_run(RUN_ID, subcommand, target)
+    }
+
+    fn command_of_run(&self, run: &str, subcommand: &str, target: &str) -> BridgeCommand {
         self.with_cloud([subcommand, target])
-            .args(["--upstream", &self.upstream.url(), "--run-id", RUN_ID])
+            .args(["--upstream", &self.upstream.url(), "--run-id", run])
             .args(["--credential".to_owned(), format!("env:{CREDENTIAL_VARIABLE}")])
             .env(CREDENTIAL_VARIABLE, CREDENTIAL)
     }
@@ -88,7 +92,16 @@ impl Leased {
     ///
     /// How it ended, where it did not open.
     pub async fn open(&self, target: &str, options: &[&str]) -> Result<Bridge, Finished> {
-        self.command("open", target)
+        self.open_run(RUN_ID, target, options).await
+    }
+
+    /// The same for a run of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub async fn open_run(&self, run: &str, target: &str, options: &[&str]) -> Result<Bridge, Finished> {
+        self.command_of_run(run, "open", target)
             .args(["--json", "--until-stdin-closes"])
             .args(options.iter().copied())
             .open()

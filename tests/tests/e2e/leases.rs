@@ -171,11 +171,21 @@ async fn a_lease_lost_under_an_open_session_ends_it_and_says_so() {
 #[tokio::test]
 async fn a_lease_is_kept_alive_for_longer_than_it_would_live() {
     let world = Leased::new().await;
+    let bridge = world
+        .open("fake:", &["--provider", "expiresAfterMs=6000"])
+        .await
+        .unwrap();
 
-    let ended = run(&world, "fake:", &["--provider", "expiresAfterMs=1500"], "sleep 4").await;
+    // Every second: by the tenth, more than its life has passed.
+    eventually(LIMIT, "ten heartbeats", || {
+        (world.calls(Call::KeepAlive).len() >= 10).then_some(())
+    })
+    .await;
 
+    serves(&bridge).await;
+    let ended = bridge.close().await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
-    assert!(world.calls(Call::KeepAlive).len() > 3);
+    assert!(!ended.stderr.contains("lease_lost"), "{}", ended.stderr);
 }
 
 #[tokio::test]
@@ -221,7 +231,7 @@ async fn a_killed_daemons_lease_is_given_back_by_any_later_session_with_the_fold
     let (_, left) = world.leases(["ls"]).await;
     assert_eq!(left["leases"][0]["stage"], "left", "{left}");
 
-    let next = world.open("fake:", &["--run-id", "another"]).await.unwrap();
+    let next = world.open_run("another", "fake:", &[]).await.unwrap();
     eventually(SOON, "the first lease is released", || {
         (!world.present().contains(&first[0])).then_some(())
     })
