@@ -9,14 +9,14 @@ use futures_util::future::BoxFuture;
 use runners::SecretText;
 use runners::http::HttpClient;
 use runners::provider::{
-    self, ConfigError, Provider, ProviderSettings, ProviderSpec, RequestSigner, SecretFault, SecretSource,
-    UnsignedRequest,
+    self, ConfigError, Provider, ProviderSettings, ProviderSpec, SecretFault, SecretSource,
 };
 
 use crate::app::ProviderConfig;
 use crate::config::environment;
 use crate::leases::LeaseRecord;
 use crate::secrets::SecretRef;
+use crate::signing::EnvelopeSigner;
 
 /// Makes providers; clones share one client.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ impl Providers {
         (spec.build)(ProviderSettings {
             config: config.0.clone(),
             secrets: Arc::new(References),
-            signer: Arc::new(NoSigner),
+            signer: Arc::new(EnvelopeSigner),
             http: self.http.get_or_init(roots).clone(),
             environment,
         })
@@ -74,19 +74,5 @@ impl SecretSource for References {
                 SecretFault(format!("{error}{}", source.unwrap_or_default()))
             });
         std::future::ready(resolved).boxed()
-    }
-}
-
-/// Stands where requests cannot be signed.
-struct NoSigner;
-
-impl RequestSigner for NoSigner {
-    fn sign(
-        &self,
-        _: &str,
-        _: &SecretText,
-        _: &UnsignedRequest<'_>,
-    ) -> Result<Vec<(&'static str, String)>, String> {
-        Err("this version cannot sign requests".to_owned())
     }
 }

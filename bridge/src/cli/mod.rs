@@ -22,6 +22,7 @@ mod options;
 mod provider_options;
 pub mod target;
 mod policies;
+mod envelope;
 mod check;
 mod leases;
 mod signals;
@@ -99,6 +100,9 @@ enum Command {
     /// See and settle what is held and owed at providers
     #[command(subcommand)]
     Leases(leases::LeasesCommand),
+    /// Sign and verify requests between the daemon and a Worker, for auditors
+    #[command(subcommand)]
+    Envelope(envelope::EnvelopeCommand),
     /// Check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -194,6 +198,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,
+        Command::Envelope(command) => envelope::run(&command),
         Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments),
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
