@@ -16,6 +16,7 @@ pub mod binary;
 pub mod sshd;
 pub mod dropbear;
 pub mod peer;
+pub mod moto;
 pub mod user;
 pub mod workerd;
 pub mod processes;

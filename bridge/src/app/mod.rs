@@ -24,6 +24,7 @@ use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
 
 use crate::leases::{Leases, Reaper};
 use crate::placing::{self, Place, Placed, Reach};
+use crate::secrets::Secrets;
 use crate::session::budget::Budget;
 use crate::session::identity::Identity;
 use crate::session::state::{SessionRecord, StateFolder};
@@ -95,7 +96,7 @@ impl App {
             TargetSpec::Local | TargetSpec::Ssh(_) => Ok(()),
             TargetSpec::Provider(target) => self
                 .providers
-                .build(target.spec, &target.config)
+                .build(target.spec, &target.config, &target.secrets)
                 .map(drop)
                 .map_err(|error| configuration(&error)),
         }
@@ -168,11 +169,11 @@ impl App {
     }
 
     /// Starts giving back what earlier processes left in this folder, once for each folder.
-    pub(crate) fn reap(&self, book: &crate::leases::LeaseBook) {
-        let providers = self.providers.clone();
+    pub(crate) fn reap(&self, book: &crate::leases::LeaseBook, secrets: &Secrets) {
+        let (providers, secrets) = (self.providers.clone(), secrets.clone());
         self.leases.reap(Reaper::new(
             book.clone(),
-            Box::new(move |record| providers.of_record(record)),
+            Box::new(move |record| providers.of_record(record, &secrets)),
         ));
     }
 
@@ -184,8 +185,8 @@ impl App {
             reach,
             state,
         } = ground;
-        let upstream =
-            Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
+        let upstream = Upstream::new(&request.upstream, request.credential.clone())
+            .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
         let Placed { ladder, queue } = placing::ladder(request, runner, reach, identity, state.as_ref())?;

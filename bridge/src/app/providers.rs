@@ -4,18 +4,13 @@
 
 use std::sync::{Arc, OnceLock};
 
-use futures_util::FutureExt;
-use futures_util::future::BoxFuture;
-use runners::SecretText;
 use runners::http::HttpClient;
-use runners::provider::{
-    self, ConfigError, Provider, ProviderSettings, ProviderSpec, SecretFault, SecretSource,
-};
+use runners::provider::{self, ConfigError, Provider, ProviderSettings, ProviderSpec};
 
 use crate::app::ProviderConfig;
 use crate::config::environment;
 use crate::leases::LeaseRecord;
-use crate::secrets::SecretRef;
+use crate::secrets::Secrets;
 use crate::signing::EnvelopeSigner;
 
 /// Makes providers; clones share one client.
@@ -35,11 +30,12 @@ impl Providers {
         &self,
         spec: &ProviderSpec,
         config: &ProviderConfig,
+        secrets: &Secrets,
     ) -> Result<Arc<dyn Provider>, ConfigError> {
         let roots = || HttpClient::new(rustls_native_certs::load_native_certs().certs);
         (spec.build)(ProviderSettings {
             config: config.0.clone(),
-            secrets: Arc::new(References),
+            secrets: Arc::new(secrets.clone()),
             signer: Arc::new(EnvelopeSigner),
             http: self.http.get_or_init(roots).clone(),
             environment,
@@ -51,28 +47,15 @@ impl Providers {
     /// # Errors
     ///
     /// One line: which configuration is at fault, and how to give another.
-    pub(crate) fn of_record(&self, record: &LeaseRecord) -> Result<Arc<dyn Provider>, String> {
+    pub(crate) fn of_record(
+        &self,
+        record: &LeaseRecord,
+        secrets: &Secrets,
+    ) -> Result<Arc<dyn Provider>, String> {
         let spec = provider::find(&record.provider)
             .ok_or_else(|| format!("this version has no provider `{}`", record.provider))?;
-        self.build(spec, &record.config).map_err(|error| {
+        self.build(spec, &record.config, secrets).map_err(|error| {
             format!("{error}; `leases reap` takes --provider-config and --provider in its place")
         })
-    }
-}
-
-/// References as the command line has them.
-struct References;
-
-impl SecretSource for References {
-    fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>> {
-        let resolved = reference
-            .parse::<SecretRef>()
-            .and_then(|reference| reference.resolve(&environment))
-            .map(|secret| SecretText::new(secret.expose()))
-            .map_err(|error| {
-                let source = std::error::Error::source(&error).map(|cause| format!(": {cause}"));
-                SecretFault(format!("{error}{}", source.unwrap_or_default()))
-            });
-        std::future::ready(resolved).boxed()
     }
 }

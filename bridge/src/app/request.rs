@@ -12,7 +12,7 @@ use runners::provider::ProviderSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use crate::secrets::Secret;
+use crate::secrets::{LiveSecret, Secrets};
 use crate::upstream::UpstreamSettings;
 
 /// Where the agent runs, as parsed from the operator's words.
@@ -56,6 +56,8 @@ pub struct ProviderTarget {
     pub leases: PathBuf,
     /// The provider's own configuration.
     pub config: ProviderConfig,
+    /// What reads the secrets that it names.
+    pub secrets: Secrets,
     /// `--environment-id`.
     pub environment_id: Option<String>,
     /// `--issue-id`.
@@ -114,8 +116,8 @@ pub struct SessionRequest {
     pub target: TargetSpec,
     /// The Paperclip API.
     pub upstream: UpstreamSettings,
-    /// The real credential.
-    pub credential: Secret,
+    /// The real credential, read when it is used.
+    pub credential: LiveSecret,
     /// Sent as `x-paperclip-run-id`; one line of visible ASCII.
     pub run_id: String,
     /// Compiled policy.

@@ -15,6 +15,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::{SshOptions, UpstreamOptions};
 use crate::cli::policies::PolicyOptions;
 use crate::cli::provider_options::{self, ProviderOptions};
+use crate::cli::secrets::check_credential;
 use crate::cli::stdio::{print, print_json};
 use crate::cli::{opening, target};
 use crate::config;
@@ -52,8 +53,8 @@ struct Check {
 /// # Errors
 ///
 /// Code 1 where the report cannot be written. A failed check is code 3 in `Ok`.
-pub(crate) fn check(app: &App, arguments: &CheckArguments) -> Result<Exit, Failure> {
-    let mut checks = checks(arguments);
+pub(crate) async fn check(app: &App, arguments: &CheckArguments) -> Result<Exit, Failure> {
+    let mut checks = checks(arguments).await;
     checks.extend(provider_checks(app, arguments)?);
     let ok = checks.iter().all(|check| check.found.is_ok());
     if arguments.json {
@@ -64,7 +65,7 @@ pub(crate) fn check(app: &App, arguments: &CheckArguments) -> Result<Exit, Failu
     Ok(if ok { Exit::Ok } else { Exit::Configuration })
 }
 
-fn checks(arguments: &CheckArguments) -> Vec<Check> {
+async fn checks(arguments: &CheckArguments) -> Vec<Check> {
     let choice = config::upstream(arguments.upstream.upstream.as_deref(), &config::environment);
     let mut checks = vec![
         Check {
@@ -76,11 +77,7 @@ fn checks(arguments: &CheckArguments) -> Vec<Check> {
         },
         Check {
             name: "credential",
-            // Its value goes no further than this line.
-            found: arguments
-                .upstream
-                .credential()
-                .map(|_| arguments.upstream.credential.to_string()),
+            found: credential(&arguments.upstream).await,
         },
         Check {
             name: "policy",
@@ -158,6 +155,16 @@ fn fields(spec: &ProviderSpec, config: &ProviderConfig) -> String {
             all.join(", ")
         }
     )
+}
+
+/// Its value goes no further than this function; one of another machine is not asked for.
+async fn credential(upstream: &UpstreamOptions) -> Result<String, Failure> {
+    let reference = &upstream.credential;
+    if reference.is_remote() {
+        return Ok(format!("{reference}, not read here: nothing is connected to"));
+    }
+    check_credential(&upstream.credential()).await?;
+    Ok(reference.to_string())
 }
 
 fn ssh_files(ssh: &SshOptions) -> String {

@@ -18,6 +18,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::provider_options::{ProviderOptions, state_folder};
 use crate::cli::stdio::{print, print_json};
 use crate::leases::{BookError, GaveBack, LeaseBook, LeaseRecord, Line, Reaped, Reaper, Stage, Which};
+use crate::secrets::Secrets;
 
 /// What can be done with leases.
 #[derive(Debug, Subcommand)]
@@ -167,6 +168,7 @@ impl ReapArguments {
         // A mistake in the options is told once, and not for each entry.
         self.provider.config()?;
         let (providers, options) = (app.providers.clone(), self.provider.clone());
+        let secrets = Secrets::default();
         Ok(Reaper::new(
             book,
             Box::new(move |record| {
@@ -174,7 +176,7 @@ impl ReapArguments {
                 record.config = options
                     .over(record.config)
                     .map_err(|failure| failure.to_string())?;
-                providers.of_record(&record)
+                providers.of_record(&record, &secrets)
             }),
         ))
     }

@@ -20,6 +20,7 @@ mod host;
 mod opening;
 mod options;
 mod provider_options;
+mod secrets;
 pub mod target;
 mod policies;
 mod envelope;
@@ -199,7 +200,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,
         Command::Envelope(command) => envelope::run(&command),
-        Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments),
+        Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments).await,
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
     }

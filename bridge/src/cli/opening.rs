@@ -9,6 +9,7 @@ use tunnel::{Listening, Status};
 use crate::app::{App, OpenError, OpenSession};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::SessionOptions;
+use crate::cli::secrets::check_credential;
 use crate::cli::signals::Signals;
 
 /// Whether the session of a predecessor may be gone on with, whose token nobody here knows any more.
@@ -35,6 +36,7 @@ pub(crate) async fn open(
     let mut request = options.request()?;
     request.resume = resume == Resume::Yes;
     app.check(&request.target).map_err(failure)?;
+    check_credential(&request.credential).await?;
     if !options.no_upstream_check {
         request.upstream.probe().await.map_err(|reason| {
             Failure::new(Exit::Unreachable, reason).hint("--no-upstream-check opens the session all the same")

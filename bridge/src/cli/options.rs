@@ -13,9 +13,10 @@ use policy::{Limits, RateLimit};
 use crate::app::{GatewayChoice, ProviderTarget, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::provider_options::{self, ProviderOptions, ScopeOptions};
+use crate::cli::secrets::SecretOptions;
 use crate::cli::{policies, target};
 use crate::config;
-use crate::secrets::{Secret, SecretRef};
+use crate::secrets::{LiveSecret, SecretRef, Secrets};
 use crate::upstream::UpstreamSettings;
 
 /// The options of a session.
@@ -95,13 +96,17 @@ pub(crate) struct UpstreamOptions {
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
 
-    /// Where the API credential is found: env:NAME or file:PATH, never the value itself
+    /// Where the API credential is found: env:NAME, file:PATH, cred:NAME or aws-sm:REGION/NAME[#json-key], never the
+    /// value itself
     #[arg(long, value_name = "REFERENCE", default_value = config::DEFAULT_CREDENTIAL)]
     pub(crate) credential: SecretRef,
 
     /// Trust the certificates in this PEM file for an https upstream, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) upstream_ca: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) secrets: SecretOptions,
 }
 
 /// How an SSH target is logged in to.
@@ -169,13 +174,14 @@ impl UpstreamOptions {
         })
     }
 
-    /// The credential itself.
-    pub(crate) fn credential(&self) -> Result<Secret, Failure> {
-        self.credential.resolve(&config::environment).map_err(|error| {
-            Failure::new(Exit::Configuration, "no credential for the Paperclip API").because(error).hint(
-                "export PAPERCLIP_API_KEY, or name where it is found: --credential env:NAME or --credential file:PATH",
-            )
-        })
+    /// The credential, as yet unread.
+    pub(crate) fn credential(&self) -> LiveSecret {
+        self.secrets().live(&self.credential)
+    }
+
+    /// What reads every secret of the session.
+    fn secrets(&self) -> Secrets {
+        self.secrets.secrets()
     }
 }
 
@@ -186,8 +192,9 @@ impl SessionOptions {
     ///
     /// Code 2 for options that contradict the target, code 3 for what is missing or wrong.
     pub(crate) fn request(&self) -> Result<SessionRequest, Failure> {
-        let target = self.target_with_options()?;
-        let credential = self.upstream.credential()?;
+        let secrets = self.upstream.secrets();
+        let credential = secrets.live(&self.upstream.credential);
+        let target = self.target_with_options(secrets)?;
         let upstream = self.upstream.settings()?;
         let policies::Loaded { rules, limits } = self.policy.load()?;
         let mut sizes = Limits::default().with_file(&limits);
@@ -219,7 +226,7 @@ impl SessionOptions {
         })
     }
 
-    fn target_with_options(&self) -> Result<TargetSpec, Failure> {
+    fn target_with_options(&self, secrets: Secrets) -> Result<TargetSpec, Failure> {
         let usage = |what: &str| Err(Failure::new(Exit::Usage, what));
         if self.unix_socket.is_some() && matches!(self.tunnel, TunnelName::Http2 | TunnelName::Queue) {
             return usage("--unix-socket is for --tunnel ssh-reverse and local; a gateway listens on a port");
@@ -278,6 +285,7 @@ impl SessionOptions {
                 Ok(TargetSpec::Provider(ProviderTarget {
                     leases: provider_options::state_folder(self.state_dir.as_deref())?,
                     config: self.provider.config()?,
+                    secrets,
                     environment_id: self.scope.environment_id.clone(),
                     issue_id: self.scope.issue_id.clone(),
                     company_id: self.scope.company_id.clone(),
@@ -344,10 +352,10 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// Reads `90s`, `30m`, `4h` or `250ms`.
+/// Reads `250ms`, `90s`, `30m` or `4h`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit_ms = match text.strip_prefix(digits).unwrap_or_default() {
+    let unit_ms: u64 = match text.strip_prefix(digits).unwrap_or_default() {
         "ms" => 1,
         "s" => 1_000,
         "m" => 60_000,
@@ -358,9 +366,8 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
         .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
         .and_then(|digits| digits.parse::<u64>().ok())
         .and_then(|count| count.checked_mul(unit_ms))
-        .filter(|ms| *ms > 0)
         .map(Duration::from_millis)
-        .ok_or_else(|| "give a whole number of at least 1, such as 90s, 30m or 4h".into())
+        .ok_or_else(|| "give a whole number with ms, s, m or h behind it, such as 90s, 30m or 4h".into())
 }
 
 /// Longest run id in bytes.
@@ -421,17 +428,8 @@ mod tests {
         assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
         assert_eq!(duration("4h"), Ok(Duration::from_secs(14_400)));
-        for text in [
-            "",
-            "90",
-            "0s",
-            "-1s",
-            "1.5h",
-            "1 s",
-            "1d",
-            "s",
-            "99999999999999999999s",
-        ] {
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for text in ["", "90", "-1s", "1.5h", "1 s", "1d", "s", "99999999999999999999s"] {
             assert!(duration(text).is_err(), "{text:?} was taken");
         }
     }

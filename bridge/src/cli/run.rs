@@ -29,7 +29,7 @@ pub(crate) struct RunArguments {
 
     /// Longest time that COMMAND may take, such as 90s, 30m or 4h; then its process group is ended
     /// [default: none, or the provider's timeoutMs]
-    #[arg(long, value_name = "DURATION", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", value_parser = limit)]
     timeout: Option<Duration>,
 
     /// The command and its arguments, after `--`
@@ -182,6 +182,14 @@ fn conclude(result: Result<ExecutionResult, RunnerError>, asked: Option<Ending>)
             Exit::Bridge,
             "COMMAND ended and the target did not say how",
         )),
+    }
+}
+
+/// A limit of nothing would end every command.
+fn limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be longer than nothing".into()),
+        limit => Ok(limit),
     }
 }
 

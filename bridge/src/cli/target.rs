@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use runners::provider;
 
 use crate::app::{ProviderConfig, ProviderTarget, SshTarget, TargetSpec};
+use crate::secrets::Secrets;
 
 /// Why a TARGET was not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -117,6 +118,7 @@ fn lease(spec: &'static provider::ProviderSpec, id: &str) -> Result<ProviderTarg
         id: Some(id.to_owned()).filter(|id| !id.is_empty()),
         leases: PathBuf::new(),
         config: ProviderConfig::default(),
+        secrets: Secrets::default(),
         environment_id: None,
         issue_id: None,
         company_id: None,

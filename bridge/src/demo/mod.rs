@@ -111,7 +111,7 @@ fn request(
             ssh_config: false,
         }),
         upstream,
-        credential: credential.clone(),
+        credential: credential.clone().into(),
         run_id: config::run_id(None),
         rules: Arc::new(Rules::from_pack(Pack::newest())),
         limits: Limits {

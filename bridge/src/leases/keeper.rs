@@ -1,23 +1,22 @@
 //! The life of one lease in this process: acquired, kept alive, given back.
 //!
 //! Here: the task that owns a lease from before it is asked for until the provider has confirmed its end or it stands
-//! in the book as owed, and [`HeldLease`], through which a session uses it. The task lives on when the session's own
-//! future is dropped, so that every end of a session is an end of its lease. Not here: what is owed from before
-//! (`reaper.rs`).
+//! in the book as owed. The task lives on when the session's own future is dropped, so that every end of a session is
+//! an end of its lease. Not here: the session's side of it (`held.rs`), what is owed from before (`reaper.rs`).
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use runners::provider::{Lease, Provider, ProviderError, ProviderSpec, RelayRoute};
+use runners::provider::{Lease, Provider, ProviderError, ProviderSpec};
 use runners::ssh::Backoff;
-use runners::{CommandManagedRuntimeRunner, Shell};
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
-use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::sync::CancellationToken;
 
 use super::LeaseError;
 use super::book::{BookError, Entry, Found};
 use super::giving_back::{GaveBack, attempt, destroy, limited};
+use super::held::{Fate, HeldLease};
 use super::runner::Listening;
 
 /// A sandbox that is not there by then is given up.
@@ -26,8 +25,6 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(600);
 const ABANDONED: Duration = Duration::from_secs(10);
 /// At a session's end its lease is tried to be given back for so long; then it is owed.
 const PATIENCE: Duration = Duration::from_secs(10);
-/// What a session's end waits for at most: the patience, and the call that was begun within it.
-const GIVING_BACK: Duration = Duration::from_secs(25);
 /// No provider wants to hear of a lease more often.
 const SHORTEST_PACE: Duration = Duration::from_millis(100);
 /// A lease that expires and has no heartbeat is asked for so often afterwards.
@@ -50,94 +47,6 @@ pub(super) struct Resume {
     pub(super) id: String,
     /// A killed process had it, so that it is ours to give back whatever comes.
     pub(super) found: Found,
-}
-
-/// A lease that a session uses. Dropped, it is given back.
-#[derive(Debug)]
-pub(crate) struct HeldLease {
-    /// What the provider said of it.
-    pub(crate) lease: Lease,
-    /// The shell that its metadata ask for.
-    pub(crate) shell: Shell,
-    /// Runs commands in its sandbox.
-    pub(crate) runner: Arc<dyn CommandManagedRuntimeRunner>,
-    /// The way that a Worker's relay offers, if it has one.
-    pub(crate) relay: Option<RelayRoute>,
-    /// Where a session on it is written down.
-    pub(crate) session_folder: std::path::PathBuf,
-    /// What its runner has met, before anybody else knows.
-    heard: watch::Receiver<Option<String>>,
-    fate: watch::Receiver<Fate>,
-    give_back: DropGuard,
-}
-
-/// What has become of a lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Fate {
-    Held,
-    Lost(String),
-    Ended(Result<(), String>),
-}
-
-/// Waits for the end of a lease that may outlive its session.
-#[derive(Clone, Debug)]
-pub(crate) struct Loss(watch::Receiver<Fate>);
-
-impl Loss {
-    /// Returns when the lease is lost, with the provider's words; never where it ends in order. Cancel safe.
-    pub(crate) async fn wait(mut self) -> String {
-        loop {
-            if let Fate::Lost(why) = &*self.0.borrow_and_update() {
-                return why.clone();
-            }
-            if self.0.changed().await.is_err() {
-                std::future::pending::<()>().await;
-            }
-        }
-    }
-}
-
-impl HeldLease {
-    /// Told when the lease is lost.
-    pub(crate) fn loss(&self) -> Loss {
-        Loss(self.fate.clone())
-    }
-
-    /// Holds the reason once one of its commands has met the loss of the lease.
-    pub(crate) fn loss_heard(&self) -> watch::Receiver<Option<String>> {
-        self.heard.clone()
-    }
-
-    /// Whether it is known to be lost.
-    pub(crate) fn is_lost(&self) -> bool {
-        matches!(&*self.fate.borrow(), Fate::Lost(_)) || self.heard.borrow().is_some()
-    }
-
-    /// Gives it back, and waits until the provider has confirmed that or it stands in the book as owed.
-    ///
-    /// # Errors
-    ///
-    /// One line saying what is owed.
-    pub(crate) async fn give_back(self) -> Result<(), String> {
-        let Self {
-            mut fate, give_back, ..
-        } = self;
-        drop(give_back);
-        let ended = fate.wait_for(|fate| matches!(fate, Fate::Ended(_)));
-        match tokio::time::timeout(GIVING_BACK, ended).await {
-            Ok(Ok(fate)) => match &*fate {
-                Fate::Ended(outcome) => outcome.clone(),
-                Fate::Held | Fate::Lost(_) => Ok(()),
-            },
-            Ok(Err(_)) => {
-                Err("giving the lease back failed; it is owed and stands in `leases ls`".to_owned())
-            }
-            Err(_) => Err(
-                "the provider has not answered to the lease's release; it is owed and stands in `leases ls`"
-                    .to_owned(),
-            ),
-        }
-    }
 }
 
 /// Owns a lease to its end; to be spawned. `taker` is given it once it can be used.

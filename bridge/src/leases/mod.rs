@@ -1,14 +1,15 @@
 //! Leases: a provider's sandbox is ours from the moment it is written down until its provider says that it is not.
 //!
 //! Here: [`Leases`], which a session asks for one. In `record` what is written down and in `book` where, in `keeper` a
-//! lease's life in this process, in `reaper` what earlier processes left, in `giving_back` the one call that both make,
-//! in `runner` how a lost lease is heard of. Not here: any provider (`runners::provider`), the session on a lease
-//! (`app/`). Read next: `record`, then `keeper`.
+//! lease's life in this process and in `held` its session's side, in `reaper` what earlier processes left, in
+//! `giving_back` the one call that both make, in `runner` how a lost lease is heard of. Not here: any provider
+//! (`runners::provider`), the session on a lease (`app/`). Read next: `record`, then `keeper`.
 
 mod record;
 mod book;
 mod giving_back;
 mod runner;
+mod held;
 mod keeper;
 mod reaper;
 
@@ -29,7 +30,7 @@ use crate::app::ProviderConfig;
 
 pub(crate) use book::{BookError, LeaseBook, Line};
 pub(crate) use giving_back::GaveBack;
-pub(crate) use keeper::HeldLease;
+pub(crate) use held::HeldLease;
 pub(crate) use reaper::{Reaped, Reaper, Which};
 pub(crate) use record::{LeaseRecord, Stage};
 

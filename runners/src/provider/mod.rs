@@ -121,6 +121,9 @@ pub trait SecretSource: Send + Sync {
     ///
     /// [`SecretFault`]: the reference, where it was looked for, and never the value.
     fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>>;
+
+    /// The provider answered 401 to what `reference` gave: it is read anew at its next use, however fresh it seems.
+    fn rejected(&self, _reference: &str) {}
 }
 
 /// Signs requests to a provider; the form of the signature is no business of this crate's.

@@ -1,7 +1,7 @@
-//! From what a session shall be to where it runs: the runner of its target, and the ladder of tunnels to it.
+//! The ladder of tunnels to a place, and the gateway's program that some of them need.
 //!
-//! Here: which tunnels a target has, in which order, and the gateway's program that some of them need. Nothing is
-//! connected yet. Not here: the climbing (`tunnel::ladder`), what is then opened (`app.rs`).
+//! Here: which tunnels a place has, in which order. Nothing is connected yet. Not here: the climbing
+//! (`tunnel::ladder`), the place itself (`mod.rs`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,9 +10,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use policy::Limits;
-use runners::local::{BaseEnvironment, LocalRunner};
-use runners::provider::{LeaseScope, ProviderError, RelayRoute};
-use runners::ssh::{SshHost, SshRunner};
+use runners::provider::RelayRoute;
+use runners::ssh::SshHost;
 use runners::{CommandManagedRuntimeRunner, SecretText, Shell};
 use tokio_util::sync::CancellationToken;
 use tunnel::http2::{Http2, Http2Options};
@@ -23,13 +22,11 @@ use tunnel::queue::{Bodies, Journal, Queue, QueueOptions, QueuePlace};
 use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
 use tunnel::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
 
-use crate::app::{App, GatewayChoice, OpenError, ProviderTarget, SessionRequest, TargetSpec, TunnelChoice};
-use crate::config::environment;
+use super::Reach;
+use crate::app::{GatewayChoice, OpenError, SessionRequest, TunnelChoice};
 use crate::gateway;
-use crate::leases::{BookError, HeldLease, LeaseBook, LeaseError, Wish};
 use crate::session::identity::Identity;
 use crate::session::state::StateFolder;
-use crate::session::target;
 
 /// Beyond the largest body and head, what an agent may have sent before anybody reads it.
 const STREAM_SLACK_BYTES: usize = 256 * 1024;
@@ -40,149 +37,6 @@ const GATEWAY_MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The name of the tunnel whose gateway outlives us.
 pub(crate) const QUEUE: &str = "queue_v1";
-
-/// Where commands of a session are run.
-#[derive(Debug)]
-pub(crate) struct Place {
-    /// Runs them.
-    pub(crate) runner: Arc<dyn CommandManagedRuntimeRunner>,
-    /// What stands between us and them.
-    pub(crate) reach: Reach,
-}
-
-/// What stands between us and the target.
-#[derive(Debug)]
-pub(crate) enum Reach {
-    /// Nothing: this machine.
-    Local,
-    /// A connection, perhaps shared with other sessions.
-    Ssh(Arc<SshHost>),
-    /// A provider, which lends us a sandbox.
-    Leased(Box<HeldLease>),
-}
-
-impl Reach {
-    /// The lease that the session stands on, if it stands on one.
-    pub(crate) fn lease(&self) -> Option<&HeldLease> {
-        match self {
-            Self::Local | Self::Ssh(_) => None,
-            Self::Leased(held) => Some(held),
-        }
-    }
-
-    /// The shell of our own scripts there.
-    fn shell(&self) -> Shell {
-        self.lease().map_or(Shell::Sh, |held| held.shell)
-    }
-}
-
-/// The runner of the target; a provider is asked for a lease. Leases that earlier processes left are given back from now on.
-///
-/// # Errors
-///
-/// [`OpenError::Configuration`] for what cannot be read, and what became of the lease.
-pub(crate) async fn place(request: &SessionRequest, app: &App) -> Result<Place, OpenError> {
-    match &request.target {
-        TargetSpec::Local => {
-            reap_beside(request, app)?;
-            let base = BaseEnvironment {
-                home: environment("HOME").unwrap_or_else(|| "/".into()),
-                user: environment("USER").unwrap_or_default(),
-                lang: environment("LANG").unwrap_or_else(|| "C.UTF-8".into()),
-            };
-            Ok(Place {
-                runner: Arc::new(LocalRunner::new(base, None)),
-                reach: Reach::Local,
-            })
-        }
-        TargetSpec::Ssh(target) => {
-            reap_beside(request, app)?;
-            let (settings, notes) = target::ssh_settings(target).map_err(OpenError::Configuration)?;
-            for note in notes {
-                tracing::debug!(note, "ssh_config is not followed in one point");
-            }
-            let host = app.ssh.host(settings);
-            Ok(Place {
-                runner: Arc::new(SshRunner::new(Arc::clone(&host))),
-                reach: Reach::Ssh(host),
-            })
-        }
-        TargetSpec::Provider(target) => {
-            let held = leased(request, target, app).await?;
-            Ok(Place {
-                runner: Arc::clone(&held.runner),
-                reach: Reach::Leased(Box::new(held)),
-            })
-        }
-    }
-}
-
-/// A state folder may hold what sessions of other targets owe.
-fn reap_beside(request: &SessionRequest, app: &App) -> Result<(), OpenError> {
-    let Some(folder) = &request.state_dir else {
-        return Ok(());
-    };
-    let book = LeaseBook::existing(folder).map_err(|error| OpenError::Configuration(error.to_string()))?;
-    if let Some(book) = book {
-        app.reap(&book);
-    }
-    Ok(())
-}
-
-async fn leased(
-    request: &SessionRequest,
-    target: &ProviderTarget,
-    app: &App,
-) -> Result<HeldLease, OpenError> {
-    let provider = app
-        .providers
-        .build(target.spec, &target.config)
-        .map_err(|error| OpenError::Configuration(error.to_string()))?;
-    let book =
-        LeaseBook::open(&target.leases).map_err(|error| OpenError::Configuration(error.to_string()))?;
-    let wish = Wish {
-        spec: target.spec,
-        provider,
-        config: &target.config,
-        scope: LeaseScope {
-            run_id: request.run_id.clone(),
-            environment_id: target.environment_id.clone(),
-            issue_id: target.issue_id.clone(),
-            company_id: target.company_id.clone(),
-            requested_cwd: None,
-        },
-        id: target.id.as_deref(),
-        go_on: request.resume && request.state_dir.is_some(),
-    };
-    let held = app.leases.hold(&book, wish).await;
-    // After it, so that a lease that is gone on with is not given back first.
-    app.reap(&book);
-    held.map_err(|error| match error {
-        LeaseError::Provider {
-            error: ProviderError::LeaseLost(why),
-            ..
-        } => OpenError::LeaseLost(why),
-        LeaseError::Provider {
-            error: ProviderError::Refused(_) | ProviderError::Unsupported(_),
-            ..
-        } => OpenError::Refused {
-            reason: "provider_refused",
-            detail: error.to_string(),
-        },
-        LeaseError::Provider {
-            error: ProviderError::Secret(_),
-            ..
-        }
-        | LeaseError::Book(BookError::State(_)) => OpenError::Configuration(error.to_string()),
-        LeaseError::Book(BookError::Taken { .. }) => OpenError::Refused {
-            reason: "lease_taken",
-            detail: error.to_string(),
-        },
-        LeaseError::Book(BookError::Busy(_)) | LeaseError::Provider { .. } | LeaseError::Keeper => {
-            OpenError::Unreachable(error.to_string())
-        }
-    })
-}
 
 /// Where a session will listen.
 pub(crate) struct Placed {
