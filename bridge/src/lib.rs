@@ -5,6 +5,7 @@
 
 pub mod app;
 mod placing;
+mod leases;
 mod hosting;
 mod callback;
 pub mod session;

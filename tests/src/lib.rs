@@ -8,6 +8,7 @@
 //! is ended by its process id when the value that stands for it is dropped.
 
 pub mod world;
+pub mod leased;
 pub mod attack;
 pub mod raw;
 pub mod upstream;

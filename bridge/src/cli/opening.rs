@@ -35,6 +35,7 @@ pub(crate) async fn open(
 ) -> Result<OpenSession, Failure> {
     let mut request = options.request()?;
     request.resume = resume == Resume::Yes;
+    app.check(&request.target).map_err(failure)?;
     check_credential(&request.credential).await?;
     if !options.no_upstream_check {
         request.upstream.probe().await.map_err(|reason| {
@@ -69,13 +70,14 @@ fn tell_ladder(session: &OpenSession) {
 pub(crate) fn failure(error: OpenError) -> Failure {
     let exit = match &error {
         OpenError::Configuration(_) => Exit::Configuration,
-        OpenError::Unreachable(_) | OpenError::Refused { .. } => Exit::Unreachable,
+        OpenError::Unreachable(_) | OpenError::Refused { .. } | OpenError::LeaseLost(_) => Exit::Unreachable,
     };
     match error {
         OpenError::Refused { reason, detail } => {
             Failure::new(exit, format!("the target refuses what is needed ({reason})")).hint(detail)
         }
         OpenError::Configuration(text) | OpenError::Unreachable(text) => Failure::new(exit, text),
+        lost @ OpenError::LeaseLost(_) => Failure::new(exit, lost.to_string()),
     }
 }
 
@@ -131,7 +133,10 @@ fn log_status(tunnel: &'static str, status: &Status) {
 /// Code 1 with the text that says so.
 pub(crate) async fn close(session: OpenSession) -> Result<(), Failure> {
     session.close().await.map_err(|left| {
-        Failure::new(Exit::Failed, format!("the session did not end cleanly: {left}"))
-            .hint("check the target for a listener that is still there; its token is void")
+        let failure = Failure::new(Exit::Failed, format!("the session did not end cleanly: {left}"));
+        match left.on_target {
+            Some(_) => failure.hint("check the target for a listener that is still there; its token is void"),
+            None => failure,
+        }
     })
 }

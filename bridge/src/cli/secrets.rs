@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::options::duration;
 use crate::config;
 use crate::secrets::{LiveSecret, SecretSettings, Secrets};
 
@@ -14,11 +15,11 @@ use crate::secrets::{LiveSecret, SecretSettings, Secrets};
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct SecretOptions {
     /// A secret of another machine (aws-sm:) is read again after so long, such as 30s or 5m
-    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = lifetime)]
     secrets_cache_ttl: Duration,
 
     /// It serves so much longer while its place cannot be asked; then calls are refused with 503
-    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration)]
+    #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = lifetime)]
     secrets_max_stale: Duration,
 }
 
@@ -52,24 +53,12 @@ pub(crate) async fn check_credential(credential: &LiveSecret) -> Result<(), Fail
 /// Longest duration that makes sense for a secret.
 const LONGEST: Duration = Duration::from_hours(24);
 
-/// Reads `500ms`, `30s`, `5m` or `2h`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
-    let unit = text.strip_prefix(digits).unwrap_or_default();
-    let milliseconds: u64 = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60 * 1000,
-        "h" => 60 * 60 * 1000,
-        _ => return Err("give a number with ms, s, m or h behind it, such as 30s or 5m".into()),
-    };
-    Some(digits)
-        .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
-        .and_then(|digits| digits.parse::<u64>().ok())
-        .and_then(|count| count.checked_mul(milliseconds))
-        .map(Duration::from_millis)
-        .filter(|duration| *duration <= LONGEST)
-        .ok_or_else(|| "give a whole number of at most 24h, such as 30s, 5m or 2h".into())
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let read = duration(text)?;
+    if read > LONGEST {
+        return Err("must be 24h at most".into());
+    }
+    Ok(read)
 }
 
 #[cfg(test)]
@@ -77,12 +66,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn durations_have_a_unit_and_an_end() {
-        assert_eq!(duration("500ms"), Ok(Duration::from_millis(500)));
-        assert_eq!(duration("30s"), Ok(Duration::from_secs(30)));
-        assert_eq!(duration("5m"), Ok(Duration::from_mins(5)));
-        assert_eq!(duration("24h"), Ok(LONGEST));
-        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+    fn a_lifetime_has_a_unit_and_an_end() {
+        assert_eq!(lifetime("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(lifetime("30s"), Ok(Duration::from_secs(30)));
+        assert_eq!(lifetime("5m"), Ok(Duration::from_mins(5)));
+        assert_eq!(lifetime("24h"), Ok(LONGEST));
+        assert_eq!(lifetime("0s"), Ok(Duration::ZERO));
         for text in [
             "",
             "5",
@@ -95,7 +84,7 @@ mod tests {
             "99999999999999999999s",
             "9999999999999999h",
         ] {
-            assert!(duration(text).is_err(), "{text:?} was taken");
+            assert!(lifetime(text).is_err(), "{text:?} was taken");
         }
     }
 }

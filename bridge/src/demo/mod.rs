@@ -316,7 +316,7 @@ fn times(count: usize) -> String {
 
 /// Ends the session and looks whether anything still listens.
 async fn end(session: OpenSession, agent: &Agent) -> Step {
-    let left = session.close().await.err();
+    let left = session.close().await.err().map(|left| left.to_string());
     let listening = agent.is_answered().await;
     let came_out = match (&left, listening) {
         (None, false) => "nothing".into(),

@@ -65,6 +65,13 @@ impl fmt::Debug for Secrets {
     }
 }
 
+impl Default for Secrets {
+    /// With the usual lifetimes, and the daemon's own environment.
+    fn default() -> Self {
+        Self::new(SecretSettings::default(), crate::config::environment)
+    }
+}
+
 impl Secrets {
     /// Reads nothing yet. `environment` looks a variable up (see `config::environment`).
     pub fn new(

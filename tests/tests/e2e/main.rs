@@ -24,6 +24,8 @@ mod queue;
 mod queue_restart;
 mod queue_hosted;
 mod attacks;
+mod fake_target;
+mod leases;
 mod secrets;
 
 use paperclip_bridge_tests::sshd;

@@ -4,3 +4,4 @@
 
 mod local;
 mod ssh;
+mod fake;
