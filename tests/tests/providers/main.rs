@@ -1,1 +1,3 @@
 //! Runners of sandbox providers against servers that speak their protocols: one module a provider.
+
+mod e2b_judges;
