@@ -1,3 +1,7 @@
 //! Runners of sandbox providers against servers that speak their protocols: one module a provider.
+//!
+//! Beside them the runners without a provider: the same suite runs over all.
 
-mod e2b_judges;
+mod local;
+mod ssh;
+mod e2b;
