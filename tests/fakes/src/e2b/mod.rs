@@ -46,6 +46,8 @@ pub use switches::Switches;
 pub const API_KEY: &str = "e2b_00112233445566778899aabbccddeeff00112233";
 /// Bodies up to this size are kept in [`FakeE2b::calls`].
 const KEPT_BODY: usize = 64 * 1024;
+/// How long a sandbox lives that a test added.
+const ADDED_FOR: Duration = Duration::from_secs(3600);
 /// How often lifetimes are looked at.
 const SWEEP: Duration = Duration::from_millis(200);
 
@@ -173,6 +175,14 @@ impl FakeE2b {
             .sandbox(id)
             .map_or(json!({}), |sandbox| sandbox.processes.list());
         list["processes"].as_array().cloned().unwrap_or_default()
+    }
+
+    /// Makes a sandbox as its creation with this body would, and tells its id.
+    pub fn add_sandbox(&self, request: &Value) -> String {
+        let sandbox = Sandbox::new(request, ADDED_FOR, &self.state.clock);
+        let id = sandbox.id.clone();
+        self.state.add(sandbox);
+        id
     }
 
     /// Ends a sandbox behind everybody's back.

@@ -2,14 +2,15 @@
 //! then our provider and its runner on that fake.
 
 mod judges;
+mod caller;
 mod facts;
 mod config;
 mod leases;
 mod commands;
 mod channel;
-mod http2;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use fakes::FakeE2b;
 use fakes::e2b::API_KEY;
@@ -23,6 +24,9 @@ use runners::provider::{
 };
 use runners::{CommandManagedRuntimeRunner, SecretText};
 use serde_json::{Value, json};
+
+/// For whatever is waited for.
+const LIMIT: Duration = Duration::from_secs(60);
 
 conformance!(e2b_runner, subject);
 
@@ -66,7 +70,10 @@ impl RequestSigner for NoSigner {
 }
 
 /// A provider of this configuration.
-fn provider(config: Value, environment: fn(&str) -> Option<String>) -> Result<Arc<dyn Provider>, ConfigError> {
+fn provider(
+    config: Value,
+    environment: fn(&str) -> Option<String>,
+) -> Result<Arc<dyn Provider>, ConfigError> {
     (find("e2b").expect("it is in the list").build)(ProviderSettings {
         config: config.as_object().expect("an object").clone(),
         secrets: Arc::new(OneSecret),
