@@ -8,8 +8,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
-use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// Longest payload taken: 32 KiB of output are 44 KiB of JSON.
 pub const FRAME_LIMIT_BYTES: usize = 1024 * 1024;
@@ -47,21 +46,29 @@ pub enum Frame {
 }
 
 /// An error as the server names it.
-#[derive(Clone, Debug, Default, Deserialize, thiserror::Error, PartialEq, Eq)]
-#[serde(default)]
+#[derive(Clone, Debug, Default, thiserror::Error, PartialEq, Eq)]
 #[error("{code}: {message}")]
 pub struct RpcFault {
-    /// Such as `not_found`.
-    #[serde(deserialize_with = "code")]
+    /// Such as `not_found`; the server's own errors have a number there. Empty where there is none.
     pub code: String,
     /// In its words.
     pub message: String,
 }
 
-/// The server's own errors carry a number where the protocol's have a name.
-fn code<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
-    let code = Value::deserialize(deserializer)?;
-    Ok(code.as_str().map_or_else(|| code.to_string(), str::to_owned))
+impl RpcFault {
+    /// Reads the JSON of an error; none where that is no object.
+    #[must_use]
+    pub fn read(error: &Value) -> Option<Self> {
+        let text = |value: Option<&Value>| match value {
+            None => String::new(),
+            Some(value) => value.as_str().map_or_else(|| value.to_string(), str::to_owned),
+        };
+        let error = error.as_object()?;
+        Some(Self {
+            code: text(error.get("code")),
+            message: text(error.get("message")),
+        })
+    }
 }
 
 /// Cuts a stream of bytes into frames; holds at most one.
@@ -109,12 +116,14 @@ impl FrameReader {
         }
         self.ended = true;
         self.held.clear();
-        #[derive(Deserialize)]
-        struct End {
-            error: Option<RpcFault>,
+        let end: Map<String, Value> = serde_json::from_slice(&payload).map_err(|_| FrameFault::NotJson)?;
+        match end.get("error") {
+            None | Some(Value::Null) => Ok(Some(Frame::End(None))),
+            Some(error) => match RpcFault::read(error) {
+                Some(fault) => Ok(Some(Frame::End(Some(fault)))),
+                None => Err(FrameFault::NotJson),
+            },
         }
-        let end: End = serde_json::from_slice(&payload).map_err(|_| FrameFault::NotJson)?;
-        Ok(Some(Frame::End(end.error)))
     }
 }
 

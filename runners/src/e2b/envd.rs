@@ -236,8 +236,7 @@ async fn refused(answer: Response<Incoming>) -> Result<Tried, CallFault> {
         Ok(Ok(body)) => serde_json::from_slice(&body.to_bytes()).unwrap_or(Value::Null),
         Ok(Err(_)) | Err(_) => Value::Null,
     };
-    let fault: Option<RpcFault> = serde_json::from_value(body.clone()).ok();
-    let fault = fault.filter(|fault| !fault.code.is_empty());
+    let fault = RpcFault::read(&body).filter(|fault| !fault.code.is_empty());
     let told = fault
         .as_ref()
         .map_or_else(|| status.to_string(), ToString::to_string);
