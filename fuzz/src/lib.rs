@@ -19,7 +19,9 @@ mod listing;
 mod journal;
 mod known_hosts;
 mod ssh_config;
+mod connect_frames;
 
+pub use connect_frames::connect_frames;
 pub use decision::decision;
 pub use envelope::envelope;
 pub use envelope_signed::envelope_signed;

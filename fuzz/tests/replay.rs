@@ -138,6 +138,11 @@ fn the_ssh_config_corpus_and_mutations_of_it_break_no_law() {
 }
 
 #[test]
+fn the_connect_frames_corpus_and_mutations_of_it_break_no_law() {
+    replay("connect_frames", paperclip_bridge_fuzz::connect_frames);
+}
+
+#[test]
 fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     let folders = names(&crate_folder().join("corpus"));
     let binaries: Vec<String> = names(&crate_folder().join("fuzz_targets"))
@@ -148,6 +153,7 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     assert_eq!(
         folders,
         [
+            "connect_frames",
             "decision",
             "envelope",
             "envelope_signed",

@@ -11,6 +11,7 @@ pub mod provider;
 pub mod local;
 pub mod ssh;
 pub mod fake;
+pub mod e2b;
 
 pub use runner::{
     Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input,

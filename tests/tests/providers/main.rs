@@ -5,3 +5,4 @@
 mod local;
 mod ssh;
 mod fake;
+mod e2b;
