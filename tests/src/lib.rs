@@ -19,6 +19,7 @@ pub mod user;
 pub mod processes;
 pub mod waiting;
 pub mod measure;
+pub mod conformance;
 
 pub use raw::{Agent, Answer, Broken, Wire};
 pub use upstream::{Script, Upstream};
