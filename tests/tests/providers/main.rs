@@ -4,3 +4,6 @@
 
 mod local;
 mod ssh;
+mod daytona;
+mod daytona_facts;
+mod daytona_sdk;
