@@ -258,7 +258,9 @@ fn error(status: u16, body: &[u8], retry_after: Option<Duration>) -> StatusFault
         Value::Null => String::from_utf8_lossy(body).into_owned(),
         other @ (Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => other.to_string(),
     };
-    let shown = message.chars().map(|sign| if sign.is_control() { ' ' } else { sign });
+    let shown = message
+        .chars()
+        .map(|sign| if sign.is_control() { ' ' } else { sign });
     StatusFault {
         status,
         code: said.code,
@@ -307,9 +309,7 @@ mod tests {
 
     #[test]
     fn what_a_failed_call_may_have_done_is_told_apart() {
-        let status = |status| {
-            Fault::Status(error(status, b"{}", Some(Duration::from_secs(3))))
-        };
+        let status = |status| Fault::Status(error(status, b"{}", Some(Duration::from_secs(3))));
         let unsent = Fault::Http(HttpFault::NotSent(String::new()));
         let cut = Fault::Http(HttpFault::Unknown(String::new()));
 
@@ -319,7 +319,9 @@ mod tests {
         assert!(matches!(status(404).of_change(), ProviderError::LeaseLost(_)));
         assert!(matches!(status(401).of_change(), ProviderError::Refused(_)));
         assert!(matches!(status(502).of_change(), ProviderError::Unknown(_)));
-        let Fault::Status(limited) = status(429) else { panic!() };
+        let Fault::Status(limited) = status(429) else {
+            panic!()
+        };
         let busy = Fault::Status(limited).of_change();
         assert!(matches!(busy, ProviderError::Busy { retry_after: Some(wait), .. } if wait.as_secs() == 3));
     }

@@ -217,7 +217,10 @@ async fn input(
 }
 
 async fn can_end_input(terminal: &Terminal) -> bool {
-    let ran = terminal.toolbox.script(&script::end_of_input(&terminal.folder)).await;
+    let ran = terminal
+        .toolbox
+        .script(&script::end_of_input(&terminal.folder))
+        .await;
     ran.is_ok_and(|ran| ran.line(script::PROBED).is_some())
 }
 
@@ -269,7 +272,10 @@ fn closed(frame: Option<CloseFrame>, exit: Option<i32>) -> End {
         Ok(reason) => End::Exited(reason.exit_code),
         Err(_) => End::Broken(match u16::from(frame.code) {
             1008 => "its output was read too slowly, and the sandbox dropped the channel".to_owned(),
-            code => format!("the terminal's connection was closed with {code} {}", frame.reason),
+            code => format!(
+                "the terminal's connection was closed with {code} {}",
+                frame.reason
+            ),
         }),
     }
 }
@@ -347,16 +353,27 @@ mod tests {
 
     #[test]
     fn a_close_that_tells_no_exit_code_is_no_exit() {
-        for frame in [None, close(1011, ""), close(1008, "slow consumer"), close(1000, "bye")] {
+        for frame in [
+            None,
+            close(1011, ""),
+            close(1008, "slow consumer"),
+            close(1000, "bye"),
+        ] {
             assert!(matches!(closed(frame.clone(), None), End::Broken(_)), "{frame:?}");
         }
     }
 
     #[test]
     fn what_the_daemon_says_is_understood_or_passed_over() {
-        assert_eq!(control(r#"{"type":"control","status":"connected"}"#), Control::Connected);
+        assert_eq!(
+            control(r#"{"type":"control","status":"connected"}"#),
+            Control::Connected
+        );
         assert_eq!(control(r#"{"status":"exited","exitCode":3}"#), Control::Exited(3));
-        assert_eq!(control(r#"{"status":"error","error":"no"}"#), Control::Error("no".to_owned()));
+        assert_eq!(
+            control(r#"{"status":"error","error":"no"}"#),
+            Control::Error("no".to_owned())
+        );
         assert_eq!(control("plain"), Control::Other);
     }
 }

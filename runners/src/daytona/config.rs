@@ -125,7 +125,9 @@ impl DaytonaConfig {
             ));
         }
         if self.image.as_ref().is_some_and(|image| {
-            image.chars().any(|sign| sign.is_whitespace() || sign.is_control())
+            image
+                .chars()
+                .any(|sign| sign.is_whitespace() || sign.is_control())
         }) {
             return Err(config_error("image", "holds white space: give one image name"));
         }
@@ -135,7 +137,11 @@ impl DaytonaConfig {
                 "needs `reuseLease`: without it nothing is kept",
             ));
         }
-        if let Some(name) = self.env.keys().find(|name| crate::shell::check_env_key(name).is_err()) {
+        if let Some(name) = self
+            .env
+            .keys()
+            .find(|name| crate::shell::check_env_key(name).is_err())
+        {
             return Err(config_error(
                 &format!("env.{name}"),
                 "is no name of a variable: use letters, digits and `_`, not starting with a digit",
@@ -190,7 +196,10 @@ mod tests {
         assert_eq!(config.target.as_deref(), Some("eu"));
         assert_eq!(config.base().unwrap().as_str(), DEFAULT_API_URL);
         assert_eq!(config.timeout(), Duration::from_secs(300));
-        assert_eq!(reading(&json!({"target": "us"})).unwrap().target.as_deref(), Some("us"));
+        assert_eq!(
+            reading(&json!({"target": "us"})).unwrap().target.as_deref(),
+            Some("us")
+        );
     }
 
     #[test]
@@ -215,6 +224,9 @@ mod tests {
 
         let fields = schema["properties"].as_object().unwrap();
         assert_eq!(fields.len(), 19);
-        assert!(fields.values().all(|field| field["description"].is_string()), "{schema}");
+        assert!(
+            fields.values().all(|field| field["description"].is_string()),
+            "{schema}"
+        );
     }
 }

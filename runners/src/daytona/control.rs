@@ -73,7 +73,10 @@ impl Sandbox {
 
     fn failure(&self) -> ProviderError {
         let reason = self.error_reason.as_deref().unwrap_or("no reason given");
-        ProviderError::Refused(format!("sandbox {} is in state {}: {reason}", self.id, self.state))
+        ProviderError::Refused(format!(
+            "sandbox {} is in state {}: {reason}",
+            self.id, self.state
+        ))
     }
 }
 
@@ -100,7 +103,9 @@ impl Control {
     }
 
     pub(super) async fn create(&self, request: Value) -> Result<Sandbox, Fault> {
-        self.api.ask(self.call(Method::POST, "/sandbox").json(request)).await
+        self.api
+            .ask(self.call(Method::POST, "/sandbox").json(request))
+            .await
     }
 
     /// By id or name; none where it is not there.
@@ -133,7 +138,8 @@ impl Control {
 
     /// Waits until it has started. One that failed and says that it can recover is asked to, once.
     pub(super) async fn wait_started(&self, id: &str, limit: Duration) -> Result<Sandbox, ProviderError> {
-        let settled = |sandbox: &Sandbox| matches!(sandbox.phase(), Phase::Started | Phase::Failed | Phase::Gone);
+        let settled =
+            |sandbox: &Sandbox| matches!(sandbox.phase(), Phase::Started | Phase::Failed | Phase::Gone);
         let mut sandbox = self.wait(id, limit, settled).await?;
         if sandbox.phase() == Phase::Failed && sandbox.recoverable == Some(true) {
             self.act(id, "recover").await.map_err(Fault::of_change)?;
@@ -148,9 +154,8 @@ impl Control {
 
     /// Waits until it is at rest or gone.
     pub(super) async fn wait_stopped(&self, id: &str, limit: Duration) -> Result<Sandbox, ProviderError> {
-        let settled = |sandbox: &Sandbox| {
-            matches!(sandbox.phase(), Phase::Resting | Phase::Gone | Phase::Failed)
-        };
+        let settled =
+            |sandbox: &Sandbox| matches!(sandbox.phase(), Phase::Resting | Phase::Gone | Phase::Failed);
         let sandbox = self.wait(id, limit, settled).await?;
         match sandbox.phase() {
             Phase::Failed => Err(sandbox.failure()),

@@ -118,7 +118,11 @@ async fn start(terminal: &Terminal, parts: &CommandParts<'_>, cwd: &str) -> Resu
     socket.send(Message::binary(line)).await.map_err(broken)?;
     let launched = timeout(LAUNCH, launch(&mut socket, &mut seen, mark.as_bytes()))
         .await
-        .map_err(|_| Failure::Refused(format!("the terminal's shell did not start the command within {LAUNCH:?}")))??;
+        .map_err(|_| {
+            Failure::Refused(format!(
+                "the terminal's shell did not start the command within {LAUNCH:?}"
+            ))
+        })??;
     match launched {
         Launched::Ready => Ok((socket, seen.freeze())),
         Launched::NoDirectory => Err(Failure::Invalid(format!(
@@ -226,14 +230,20 @@ async fn next(socket: &mut Socket) -> Result<Message, Failure> {
         }
         Some(Ok(message)) => Ok(message),
         Some(Err(error)) => Err(broken(error)),
-        None => Err(Fault::Http(HttpFault::Unknown("the terminal's connection was closed".to_owned())).into()),
+        None => Err(Fault::Http(HttpFault::Unknown(
+            "the terminal's connection was closed".to_owned(),
+        ))
+        .into()),
     }
 }
 
 fn broken(error: Error) -> Failure {
     if let Error::Http(response) = &error {
         let status = response.status();
-        return Fault::Broken(format!("the terminal cannot be joined: the toolbox answered {status}")).into();
+        return Fault::Broken(format!(
+            "the terminal cannot be joined: the toolbox answered {status}"
+        ))
+        .into();
     }
     Fault::Http(HttpFault::Unknown(error.to_string())).into()
 }

@@ -55,7 +55,9 @@ impl Daytona {
             Ok(sandbox) => sandbox,
             Err(fault) if fault.is_unknown() => return Err(self.undo(&name, &attempt, &fault).await),
             // Nothing of ours is there yet that could be lost.
-            Err(fault) if fault.status() == Some(404) => return Err(ProviderError::Refused(fault.to_string())),
+            Err(fault) if fault.status() == Some(404) => {
+                return Err(ProviderError::Refused(fault.to_string()));
+            }
             Err(fault) => return Err(fault.of_change()),
         };
         match self.prepare(&sandbox, scope).await {
@@ -184,7 +186,11 @@ impl Daytona {
         let was = sandbox.state.clone();
         match sandbox.phase() {
             Phase::Gone => return Err(gone(id)),
-            Phase::Resting => self.control.act(&sandbox.id, "start").await.map_err(Fault::of_change)?,
+            Phase::Resting => self
+                .control
+                .act(&sandbox.id, "start")
+                .await
+                .map_err(Fault::of_change)?,
             Phase::Started | Phase::Moving | Phase::Failed => {}
         }
         let limit = self.config.create_timeout();
@@ -286,7 +292,10 @@ impl Daytona {
     }
 
     async fn destroy(&self, id: &str) -> Result<Released, ProviderError> {
-        self.control.delete(id, LET_GO).await.map(|()| Released::Destroyed)
+        self.control
+            .delete(id, LET_GO)
+            .await
+            .map(|()| Released::Destroyed)
     }
 
     async fn keep_alive(&self, id: &str) -> Result<Option<Duration>, ProviderError> {
@@ -325,7 +334,11 @@ impl Places {
             None => format!("{dir}/paperclip-workspace"),
         };
         Ok(Self {
-            workspace: if workspace.is_empty() { "/".to_owned() } else { workspace },
+            workspace: if workspace.is_empty() {
+                "/".to_owned()
+            } else {
+                workspace
+            },
             runtime: format!("{dir}/.paperclip-bridge"),
         })
     }

@@ -5,10 +5,18 @@ use bytes::{BufMut as _, Bytes, BytesMut};
 /// The form of a bulk upload: each file with its path on the target. The boundary must not occur in any of them, which
 /// a random one does not.
 pub(super) fn upload(boundary: &str, files: &[(&str, &[u8])]) -> (String, Bytes) {
-    let size: usize = files.iter().map(|(path, bytes)| path.len() + bytes.len() + 512).sum();
+    let size: usize = files
+        .iter()
+        .map(|(path, bytes)| path.len() + bytes.len() + 512)
+        .sum();
     let mut body = BytesMut::with_capacity(size);
     for (number, (path, bytes)) in files.iter().enumerate() {
-        part(&mut body, boundary, &format!("name=\"files[{number}].path\""), path.as_bytes());
+        part(
+            &mut body,
+            boundary,
+            &format!("name=\"files[{number}].path\""),
+            path.as_bytes(),
+        );
         // The file name is only a label: the path above says where it goes.
         let name = format!("name=\"files[{number}].file\"; filename=\"file\"");
         part(&mut body, boundary, &name, bytes);

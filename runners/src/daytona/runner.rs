@@ -94,7 +94,9 @@ impl DaytonaRunner {
             let sandbox = sandbox.ok_or_else(|| gone(&self.id))?;
             self.control.toolbox(&sandbox).await.map_err(Fault::of_query)
         });
-        found.await.map_err(|error| RunnerError::from((self.target.as_str(), error)))
+        found
+            .await
+            .map_err(|error| RunnerError::from((self.target.as_str(), error)))
     }
 
     /// What a failed call means: a sandbox that is gone or at rest is a lost lease, whatever the call said.
@@ -122,7 +124,11 @@ impl DaytonaRunner {
                 reason: fault.to_string(),
             };
         }
-        let error = if started { fault.of_change() } else { fault.of_query() };
+        let error = if started {
+            fault.of_change()
+        } else {
+            fault.of_query()
+        };
         RunnerError::from((target.as_str(), error))
     }
 
@@ -172,7 +178,8 @@ impl DaytonaRunner {
                 }
             };
             let mut killed = None;
-            let lost = matches!(&stop, Stop::Answered(Err(fault)) if fault.status().is_none() && fault.is_unknown());
+            let lost =
+                matches!(&stop, Stop::Answered(Err(fault)) if fault.status().is_none() && fault.is_unknown());
             if lost && read.is_none() {
                 // The call is lost, the command perhaps not: its files go on telling.
                 tokio::select! {
@@ -199,7 +206,10 @@ impl DaytonaRunner {
             ((stop, killed, lost), read)
         };
         let (stop, killed, lost) = stop;
-        let cut = (lost && Instant::now() >= end, lost && execution.cancel.is_cancelled());
+        let cut = (
+            lost && Instant::now() >= end,
+            lost && execution.cancel.is_cancelled(),
+        );
         self.conclude(stop, killed, cut, read, output, &parts).await
     }
 
@@ -283,8 +293,9 @@ impl DaytonaRunner {
             let last = ended.load(Ordering::Relaxed);
             let text = job.page(output.read_bytes(), output.wanted(), last);
             let page = match toolbox.script(&text).await {
-                Ok(ran) => Page::read(&ran, job)
-                    .ok_or_else(|| Fault::Broken("a command's outputs cannot be read in the sandbox".to_owned())),
+                Ok(ran) => Page::read(&ran, job).ok_or_else(|| {
+                    Fault::Broken("a command's outputs cannot be read in the sandbox".to_owned())
+                }),
                 Err(fault) => Err(fault),
             };
             let page = match page {
@@ -315,9 +326,7 @@ impl DaytonaRunner {
         let end = Instant::now() + PID_LIMIT;
         let line = loop {
             let ran = toolbox.script(&job.pid()).await;
-            let line = ran
-                .ok()
-                .and_then(|ran| script::kill(ran.after(&job.mark())?.1));
+            let line = ran.ok().and_then(|ran| script::kill(ran.after(&job.mark())?.1));
             if line.is_some() || Instant::now() >= end {
                 break line?;
             }
@@ -357,7 +366,10 @@ impl DaytonaRunner {
             let ran = toolbox.script(&text).await?;
             match ran.line("pcb moved") {
                 Some(_) => Ok(()),
-                None => Err(Fault::Broken(format!("{path} cannot be written: {}", ran.result.trim()))),
+                None => Err(Fault::Broken(format!(
+                    "{path} cannot be written: {}",
+                    ran.result.trim()
+                ))),
             }
         };
         let Err(fault) = staged.await else { return Ok(()) };
@@ -368,7 +380,9 @@ impl DaytonaRunner {
                 target: self.target.clone(),
                 reason,
             },
-            other @ (Fault::Http(_) | Fault::Status(_) | Fault::Secret(_)) => self.explain(other, false).await,
+            other @ (Fault::Http(_) | Fault::Status(_) | Fault::Secret(_)) => {
+                self.explain(other, false).await
+            }
         })
     }
 }

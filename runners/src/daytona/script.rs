@@ -87,13 +87,19 @@ impl Job {
             );
         }
         if !parts.secret_env.is_empty() {
-            script.push_str("chmod 600 \"$__pcb_d/env\" && . \"$__pcb_d/env\" && rm -f \"$__pcb_d/env\" || exit 126; ");
+            script.push_str(
+                "chmod 600 \"$__pcb_d/env\" && . \"$__pcb_d/env\" && rm -f \"$__pcb_d/env\" || exit 126; ",
+            );
         }
         // Last: a PATH of the caller's must not change how the lines above work.
         for (key, value) in parts.env {
             let _ = write!(script, "export {key}={}; ", quote(value));
         }
-        let input = if self.has_stdin { "\"$__pcb_d/in\"" } else { "/dev/null" };
+        let input = if self.has_stdin {
+            "\"$__pcb_d/in\""
+        } else {
+            "/dev/null"
+        };
         let _ = write!(
             script,
             "exec {} ) <{input} >\"$__pcb_d/out\" 2>\"$__pcb_d/err\"; __pcb_x=$?; umask 077; \
@@ -168,7 +174,13 @@ pub(super) fn kill(mut lines: std::str::Lines<'_>) -> Option<String> {
     // Field 22 of stat, counted behind the program's name, which may hold anything.
     let start = lines
         .next()
-        .and_then(|stat| stat.rsplit_once(')')?.1.split_ascii_whitespace().nth(19).map(str::to_owned))
+        .and_then(|stat| {
+            stat.rsplit_once(')')?
+                .1
+                .split_ascii_whitespace()
+                .nth(19)
+                .map(str::to_owned)
+        })
         .filter(|start| start.bytes().all(|byte| byte.is_ascii_digit()));
     let process = StartedProcess {
         pid,
@@ -224,12 +236,15 @@ pub(super) fn launcher(parts: &CommandParts<'_>, default_cwd: &str, folder: &str
     let mut script = format!("unset CDPATH; __pcb_d={}; ", quote(folder));
     for cwd in [Some(default_cwd), parts.cwd].into_iter().flatten() {
         let cwd = quote(&plain_directory(cwd));
-        let _ = write!(script, "cd -- {cwd} 2>/dev/null || {{ printf '%s' {mark}d; exit 126; }}; ");
+        let _ = write!(
+            script,
+            "cd -- {cwd} 2>/dev/null || {{ printf '%s' {mark}d; exit 126; }}; "
+        );
     }
     let _ = write!(
         script,
         "stty raw -echo 2>/dev/null || {{ printf '%s' {mark}t; exit 126; }}; \
-         tty >\"$__pcb_d/tty\" 2>/dev/null; __pcb_e=/dev/null; \
+         {{ tty; echo $$; }} >\"$__pcb_d/tty\" 2>/dev/null; __pcb_e=/dev/null; \
          if mkfifo -m 600 \"$__pcb_d/pipe\" 2>/dev/null; then __pcb_e=$__pcb_d/pipe; \
          ( trap '' HUP; head -c 65536 >\"$__pcb_d/stderr\"; exec cat >/dev/null ) <\"$__pcb_d/pipe\" >/dev/null 2>&1 & fi; \
          printf '%s' {mark}+; exec {} 2>\"$__pcb_e\"",
@@ -241,12 +256,18 @@ pub(super) fn launcher(parts: &CommandParts<'_>, default_cwd: &str, folder: &str
 
 /// Makes a raw terminal take one control character, the end of input, and nothing else.
 ///
-/// A terminal knows no half-close. Bytes that lie unread in it are handed over as they are by the change of mode.
+/// A terminal knows no half-close. Bytes that lie unread in it are handed over as they are by the change of mode. A
+/// read that waits already keeps to the old mode, in which no character is an end: stopping and continuing the group
+/// makes the kernel begin it anew.
 pub(super) fn end_of_input(folder: &str) -> String {
-    let signs = ["intr", "quit", "erase", "kill", "eol", "eol2", "susp", "start", "stop", "werase", "lnext", "rprnt"];
+    let signs = [
+        "intr", "quit", "erase", "kill", "eol", "eol2", "susp", "start", "stop", "werase", "lnext", "rprnt",
+    ];
     let undefined: String = signs.iter().map(|sign| format!(" {sign} undef")).collect();
     format!(
-        "{{ IFS= read -r __pcb_t <{} && stty -F \"$__pcb_t\"{undefined} eof '^D' icanon -echo && echo '{PROBED}end'; exit 0; }} </dev/null\n",
+        "{{ {{ IFS= read -r __pcb_t && IFS= read -r __pcb_p; }} <{} && \
+         stty -F \"$__pcb_t\"{undefined} eof '^D' icanon -echo && kill -s STOP -- \"-$__pcb_p\"; \
+         {{ sleep 0.05 || sleep 1; }} 2>/dev/null; kill -s CONT -- \"-$__pcb_p\" && echo '{PROBED}end'; exit 0; }} </dev/null\n",
         quote(&format!("{folder}/tty"))
     )
 }

@@ -165,7 +165,11 @@ async fn a_time_out_travels_whole_from_the_configuration_to_the_call_and_the_pro
     let limits: Vec<Value> = world
         .calls("POST /toolbox/")
         .iter()
-        .filter(|call| call.body["command"].as_str().is_some_and(|text| text.contains("exec 'sh'")))
+        .filter(|call| {
+            call.body["command"]
+                .as_str()
+                .is_some_and(|text| text.contains("exec 'sh'"))
+        })
         .map(|call| call.body["timeout"].clone())
         .collect();
     assert_eq!(limits, [json!(77), json!(1)]);
@@ -226,7 +230,10 @@ async fn a_command_whose_call_is_lost_is_followed_to_its_end() {
     world.fake.fail("/process/execute", Fault::NoAnswer, 1);
     let result = runner.execute(sh("echo said; exit 6")).await.unwrap();
 
-    assert_eq!((result.exit_code, result.stdout.as_slice()), (Some(6), &b"said\n"[..]));
+    assert_eq!(
+        (result.exit_code, result.stdout.as_slice()),
+        (Some(6), &b"said\n"[..])
+    );
 }
 
 #[tokio::test]
@@ -254,8 +261,15 @@ async fn the_key_and_secret_variables_stand_in_no_error_no_argv_and_no_call_but_
     let told = format!("{refused} {refused:?} {:?} {runner:?}", world.provider);
     assert!(told.contains("apiKey") && !told.contains(API_KEY), "{told}");
     // Nothing stays in the sandbox either.
-    let left = runner.execute(sh("ls \"$HOME/.paperclip-bridge\"")).await.unwrap();
-    assert_eq!(String::from_utf8_lossy(&left.stdout).lines().count(), 1, "{left:?}");
+    let left = runner
+        .execute(sh("ls \"$HOME/.paperclip-bridge\""))
+        .await
+        .unwrap();
+    assert_eq!(
+        String::from_utf8_lossy(&left.stdout).lines().count(),
+        1,
+        "{left:?}"
+    );
 }
 
 #[tokio::test]
@@ -301,7 +315,11 @@ async fn a_kept_lease_is_stopped_and_resumed_with_its_files() {
     let released = world.provider.release(&lease).await.unwrap();
     let again = world.provider.release(&lease).await.unwrap();
     let resting = world.fake.sandboxes();
-    let resumed = world.provider.resume(&lease.id, &lease.metadata, &scope()).await.unwrap();
+    let resumed = world
+        .provider
+        .resume(&lease.id, &lease.metadata, &scope())
+        .await
+        .unwrap();
 
     assert_eq!((released, again), (Released::Stopped, Released::Stopped));
     assert_eq!(resting, [(lease.id.clone(), "stopped".to_owned())]);
@@ -327,7 +345,11 @@ async fn a_kept_lease_of_another_environment_or_without_its_sentinel_is_not_resu
 
     assert!(matches!(foreign, Err(ProviderError::LeaseLost(_))), "{foreign:?}");
     assert!(matches!(bare, Err(ProviderError::LeaseLost(_))), "{bare:?}");
-    assert_eq!(world.fake.sandboxes().len(), 1, "a failed resume destroys nothing");
+    assert_eq!(
+        world.fake.sandboxes().len(),
+        1,
+        "a failed resume destroys nothing"
+    );
 }
 
 #[tokio::test]
@@ -335,7 +357,10 @@ async fn a_lease_that_is_not_kept_is_deleted_with_all_that_runs_in_it() {
     let world = World::new(&json!({})).await;
     let lease = world.acquire().await;
     let runner = world.provider.runner(&lease).unwrap();
-    runner.execute(sh("setsid sleep 987 >/dev/null 2>&1 &")).await.unwrap();
+    runner
+        .execute(sh("setsid sleep 987 >/dev/null 2>&1 &"))
+        .await
+        .unwrap();
     assert_eq!(world.provider.list().await.unwrap(), [lease.id.clone()]);
 
     assert_eq!(world.provider.release(&lease).await.unwrap(), Released::Destroyed);
@@ -406,9 +431,8 @@ async fn a_slow_reader_is_dropped_and_its_channel_ends_with_an_error() {
     // Nothing is read until the daemon has let go: then `head` writes to nobody, and ends.
     let sleeps = || {
         let pids = world.fake.processes(&lease);
-        let sleeping = |pid: &&u32| {
-            paperclip_bridge_tests::processes::command_line(**pid).starts_with(b"sleep\0987")
-        };
+        let sleeping =
+            |pid: &&u32| paperclip_bridge_tests::processes::command_line(**pid).starts_with(b"sleep\x00987");
         pids.iter().find(sleeping).map(drop)
     };
     eventually(LIMIT, "the daemon drops the reader", sleeps).await;
@@ -468,7 +492,11 @@ async fn a_terminal_that_cannot_be_joined_is_not_left_behind() {
     };
     runner.open_duplex(request).await.unwrap_err();
 
-    assert_eq!(world.calls("DELETE /toolbox").len(), 2, "the terminal and its files");
+    assert_eq!(
+        world.calls("DELETE /toolbox").len(),
+        2,
+        "the terminal and its files"
+    );
     let ended = || world.fake.processes(&lease.id).is_empty().then_some(());
     eventually(LIMIT, "the terminal is ended", ended).await;
 }

@@ -168,7 +168,8 @@ impl Sandbox {
             auto_stop: number("autoStopInterval", 15).unsigned_abs(),
             auto_archive: number("autoArchiveInterval", 10080),
             auto_delete: number("autoDeleteInterval", -1),
-            last_activity: now,
+            // It cannot be idle before it has started.
+            last_activity: now + transition,
             sessions: HashMap::new(),
             terminals: HashMap::new(),
             folder: tempfile::tempdir().expect("a temporary folder can be made"),
