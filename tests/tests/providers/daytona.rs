@@ -424,7 +424,7 @@ async fn a_slow_reader_is_dropped_and_its_channel_ends_with_an_error() {
         ..Settings::default()
     };
     let world = World::with(settings, &json!({})).await;
-    let duplex = duplex(&world, "head -c 60000000 /dev/zero; exec sleep 987").await;
+    let duplex = duplex(&world, "head -c 20000000 /dev/zero; exec sleep 987").await;
     let mut stream = duplex.stream;
     let lease = world.fake.sandboxes()[0].0.clone();
 
@@ -441,7 +441,7 @@ async fn a_slow_reader_is_dropped_and_its_channel_ends_with_an_error() {
 
     let error = read.expect_err("bytes are missing");
     assert!(error.to_string().contains("too slowly"), "{error}");
-    assert!(all.len() < 60_000_000);
+    assert!(all.len() < 20_000_000);
 }
 
 #[tokio::test]

@@ -35,7 +35,7 @@ const ENVS: &str = "X-Daytona-Pty-Envs~";
 /// How long a full queue has to move on: what reads it may merely not have had its turn.
 const FULL: Duration = Duration::from_millis(200);
 /// How long a message that was being written has until a slow reader is dropped.
-const SLOW: Duration = Duration::from_secs(10);
+const SLOW: Duration = Duration::from_secs(120);
 
 /// One terminal and who is attached to it.
 #[derive(Debug)]
