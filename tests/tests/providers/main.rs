@@ -6,3 +6,6 @@ mod local;
 mod ssh;
 mod fake;
 mod e2b;
+mod daytona;
+mod daytona_facts;
+mod daytona_sdk;
