@@ -41,6 +41,8 @@ export class Link {
   #asked = null;
   #greeting = null;
   #over = false;
+  /** Bytes of bodies that came and were not used up yet. */
+  #held = 0;
   #state;
 
   /**
@@ -125,6 +127,7 @@ export class Link {
 
   /** Bytes of bodies were used up, or dropped: the daemon may send as many again. */
   used(bytes) {
+    this.#held -= bytes;
     this.#state.owed += bytes;
     if (this.#state.owed < LIMITS.connWindow / 2) return;
     this.send(frame(WINDOW, 0, 0, numberPayload(this.#state.owed)));
@@ -231,6 +234,8 @@ export class Link {
 
   #data(stream, payload, end) {
     const call = this.#callOf(stream);
+    this.#held += payload.byteLength;
+    if (this.#held + this.#state.owed > LIMITS.connWindow) throw new FrameFault('more than the connection has credit for');
     // A stream that was reset here may still have bytes on the way; they count, and are given back at once.
     if (call) call.data(payload, end);
     else this.used(payload.byteLength);

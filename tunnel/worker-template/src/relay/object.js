@@ -5,10 +5,10 @@
 
 import { DurableObject } from 'cloudflare:workers';
 
-import { Call } from './call.js';
+import { Call, drop } from './call.js';
 import { ERRAND } from './connect.js';
 import { HEAD_BYTES, jsonPayload } from './frames.js';
-import { requestFields } from './headers.js';
+import { requestFields, toDaemon } from './headers.js';
 import { Link } from './link.js';
 import { busy, headTooLarge, offline, tooLarge } from './problem.js';
 
@@ -62,9 +62,12 @@ export class BridgeRelay extends DurableObject {
     if (!link) return offline();
     if (link.isFull) return busy();
     const length = request.headers.get('content-length');
-    if (length !== null && Number(length) > this.bodyBytes) return tooLarge(this.bodyBytes);
+    if (length !== null && Number(length) > this.bodyBytes) {
+      await drop(request.body);
+      return tooLarge(this.bodyBytes);
+    }
     const received = Date.now();
-    const headers = requestFields(request.headers).filter(([name]) => name !== ERRAND);
+    const headers = toDaemon(requestFields(request.headers).filter(([name]) => name !== ERRAND));
     headers.push(['authorization', request.headers.get('authorization')]);
     const head = jsonPayload({ method, path, query, host, headers, received, deadline: received + this.headMs, run });
     if (head.byteLength > HEAD_BYTES) return headTooLarge(HEAD_BYTES);
