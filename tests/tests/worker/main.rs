@@ -53,6 +53,7 @@ macro_rules! files {
 files! {
     the_bridge_api_leases_sandboxes_and_runs_commands: "bridge.test.mjs",
     signed_requests_are_admitted_as_the_envelope_says: "envelope.test.mjs",
+    cloudflares_containers_stand_behind_the_interface: "sandbox.test.mjs",
     the_relay_carries_callbacks_to_the_daemon_and_back: "relay.test.mjs",
 }
 
