@@ -20,6 +20,7 @@ pub mod workerd;
 pub mod processes;
 pub mod waiting;
 pub mod measure;
+pub mod conformance;
 
 pub use raw::{Agent, Answer, Broken, Wire};
 pub use upstream::{Script, Upstream};

@@ -1,8 +1,17 @@
 //! The seam by which a sandbox provider is added: what it declares, and what it does with leases.
 //!
 //! Here: [`ProviderSpec`], the traits [`Provider`] and [`SecretSource`], leases as values, and the one list of
-//! providers. Not here: any provider; each has a folder of its own beside this file, and nothing else names it. Read
-//! next: [`crate::runner`], what a lease is good for.
+//! providers. In [`config`] how a configuration is described and read, in [`secret`] what stands for a secret in it.
+//! Not here: any provider; each has a folder of its own beside this one, and nothing else names it. Read next:
+//! [`crate::runner`], what a lease is good for.
+
+pub mod config;
+pub mod secret;
+
+mod check;
+
+pub use config::{read, schema};
+pub use secret::SecretHandle;
 
 use std::fmt;
 use std::sync::Arc;
@@ -22,6 +31,18 @@ pub static PROVIDERS: &[&ProviderSpec] = &[];
 #[must_use]
 pub fn find(key: &str) -> Option<&'static ProviderSpec> {
     PROVIDERS.iter().find(|provider| provider.key == key).copied()
+}
+
+/// The candidate that `name` is most likely a misspelling of, if there is one; case and separators count for little.
+pub fn nearest<'a>(name: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let plain = |text: &str| text.replace(['_', '-'], "").to_ascii_lowercase();
+    let wanted = plain(name);
+    candidates
+        .into_iter()
+        .map(|candidate| (strsim::damerau_levenshtein(&wanted, &plain(candidate)), candidate))
+        .filter(|(distance, candidate)| *distance <= candidate.len() / 3)
+        .min()
+        .map(|(_, candidate)| candidate)
 }
 
 /// What a provider declares of itself; a `static` in its own folder.

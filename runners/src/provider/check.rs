@@ -1,0 +1,265 @@
+//! A schema's rules held against a value, for the schemas that our own structs make.
+//!
+//! Here: types, choices, bounds, required and unknown fields, each fault with the place where it is. Not here:
+//! references, patterns and conditions: those schemas have none.
+
+use serde_json::{Map, Value};
+
+/// One thing that is wrong.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Fault {
+    /// Where: `steps[1].times`; empty for the whole.
+    pub(super) field: String,
+    /// What, as the rest of a sentence.
+    pub(super) problem: String,
+}
+
+impl Fault {
+    pub(super) fn new(field: impl Into<String>, problem: impl Into<String>) -> Self {
+        Self {
+            field: field.into(),
+            problem: problem.into(),
+        }
+    }
+}
+
+/// Checks `value`, which stands at `place`. A value of the wrong type is named by its type, never repeated.
+pub(super) fn value(schema: &Value, value: &Value, place: &str) -> Result<(), Fault> {
+    // `true` allows everything, and nothing of ours makes `false`.
+    let Some(rules) = schema.as_object() else {
+        return Ok(());
+    };
+    choice(rules, value, place)?;
+    alternatives(rules, value, place)?;
+    kind(rules, value, place)?;
+    match value {
+        Value::Number(number) => bounds(rules, number, place),
+        Value::String(text) => length(rules, text, place),
+        Value::Array(list) => items(rules, list, place),
+        Value::Object(fields) => members(rules, fields, place),
+        Value::Null | Value::Bool(_) => Ok(()),
+    }
+}
+
+fn choice(rules: &Map<String, Value>, value: &Value, place: &str) -> Result<(), Fault> {
+    match choices(rules) {
+        Some(allowed) if !allowed.contains(&value) => Err(Fault::new(
+            place,
+            format!(
+                "must be one of {}",
+                allowed
+                    .iter()
+                    .filter(|choice| !choice.is_null())
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ),
+        )),
+        Some(_) | None => Ok(()),
+    }
+}
+
+/// The only values allowed, where the rules are a list of those in any of the forms that it takes.
+fn choices(rules: &Map<String, Value>) -> Option<Vec<&Value>> {
+    if let Some(one) = rules.get("const") {
+        return Some(vec![one]);
+    }
+    if let Some(listed) = rules.get("enum").and_then(Value::as_array) {
+        return Some(listed.iter().collect());
+    }
+    let each: Option<Vec<Vec<&Value>>> = branches(rules)?
+        .iter()
+        .map(|branch| match branch.get("type").and_then(Value::as_str) {
+            Some("null") => Some(vec![&Value::Null]),
+            _ => choices(branch.as_object()?),
+        })
+        .collect();
+    Some(each?.concat())
+}
+
+fn branches(rules: &Map<String, Value>) -> Option<&Vec<Value>> {
+    rules.get("oneOf").or_else(|| rules.get("anyOf"))?.as_array()
+}
+
+/// One branch must hold. The fault told is that of the first branch whose kind the value has.
+fn alternatives(rules: &Map<String, Value>, found: &Value, place: &str) -> Result<(), Fault> {
+    let mut told = None;
+    let mut told_kind = false;
+    for branch in branches(rules).into_iter().flatten() {
+        let Err(fault) = value(branch, found, place) else {
+            return Ok(());
+        };
+        let same_kind = branch
+            .as_object()
+            .is_some_and(|rules| kind(rules, found, place).is_ok());
+        if told.is_none() || (same_kind && !told_kind) {
+            told = Some(fault);
+            told_kind = same_kind;
+        }
+    }
+    told.map_or(Ok(()), Err)
+}
+
+fn kind(rules: &Map<String, Value>, value: &Value, place: &str) -> Result<(), Fault> {
+    let allowed: Vec<&str> = match rules.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(several)) => several.iter().filter_map(Value::as_str).collect(),
+        _ => return Ok(()),
+    };
+    if allowed.iter().any(|kind| is_of(kind, value)) {
+        return Ok(());
+    }
+    let wanted: Vec<&str> = allowed
+        .iter()
+        .filter(|kind| **kind != "null")
+        .map(|kind| in_words(kind))
+        .collect();
+    let found = match value {
+        Value::Null => "null",
+        Value::Bool(_) => "true or false",
+        Value::Number(number) if number.is_f64() => "a fraction",
+        Value::Number(_) => "a number",
+        Value::String(_) => "text",
+        Value::Array(_) => "a list",
+        Value::Object(_) => "an object",
+    };
+    Err(Fault::new(
+        place,
+        format!("must be {}, not {found}", wanted.join(" or ")),
+    ))
+}
+
+fn is_of(kind: &str, value: &Value) -> bool {
+    match kind {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        "object" => value.is_object(),
+        _ => true,
+    }
+}
+
+fn in_words(kind: &str) -> &str {
+    match kind {
+        "boolean" => "true or false",
+        "integer" => "a whole number",
+        "number" => "a number",
+        "string" => "text",
+        "array" => "a list",
+        "object" => "an object",
+        other => other,
+    }
+}
+
+fn bounds(rules: &Map<String, Value>, number: &serde_json::Number, place: &str) -> Result<(), Fault> {
+    let limit = |name: &str| rules.get(name).filter(|limit| limit.is_number());
+    let Some(found) = number.as_f64() else {
+        return Ok(());
+    };
+    // Our bounds are far below 2^53, where a float is exact.
+    let below = limit("minimum").filter(|least| least.as_f64().is_some_and(|least| found < least));
+    let above = limit("maximum").filter(|most| most.as_f64().is_some_and(|most| found > most));
+    match (below, above) {
+        (Some(least), _) => Err(Fault::new(
+            place,
+            format!("must be at least {}, not {number}", tidy(least)),
+        )),
+        (None, Some(most)) => Err(Fault::new(
+            place,
+            format!("must be at most {}, not {number}", tidy(most)),
+        )),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Without the `.0` of a bound that was written as a float.
+fn tidy(limit: &Value) -> String {
+    let text = limit.to_string();
+    text.strip_suffix(".0").map_or(text.clone(), str::to_owned)
+}
+
+fn length(rules: &Map<String, Value>, text: &str, place: &str) -> Result<(), Fault> {
+    let found = text.chars().count();
+    if found == 0 && limit(rules, "minLength").is_some_and(|least| least > 0) {
+        return Err(Fault::new(place, "must not be empty"));
+    }
+    within(rules, ["minLength", "maxLength"], found, "characters", place)
+}
+
+fn items(rules: &Map<String, Value>, list: &[Value], place: &str) -> Result<(), Fault> {
+    within(rules, ["minItems", "maxItems"], list.len(), "entries", place)?;
+    let Some(rule) = rules.get("items") else {
+        return Ok(());
+    };
+    list.iter()
+        .enumerate()
+        .try_for_each(|(index, item)| value(rule, item, &format!("{place}[{index}]")))
+}
+
+fn within(
+    rules: &Map<String, Value>,
+    [least, most]: [&str; 2],
+    found: usize,
+    of_what: &str,
+    place: &str,
+) -> Result<(), Fault> {
+    if let Some(least) = limit(rules, least).filter(|least| found < *least) {
+        return Err(Fault::new(
+            place,
+            format!("must have at least {least} {of_what}, not {found}"),
+        ));
+    }
+    if let Some(most) = limit(rules, most).filter(|most| found > *most) {
+        return Err(Fault::new(
+            place,
+            format!("must have at most {most} {of_what}, not {found}"),
+        ));
+    }
+    Ok(())
+}
+
+fn limit(rules: &Map<String, Value>, name: &str) -> Option<usize> {
+    usize::try_from(rules.get(name)?.as_u64()?).ok()
+}
+
+fn members(rules: &Map<String, Value>, fields: &Map<String, Value>, place: &str) -> Result<(), Fault> {
+    let at = |name: &str| {
+        if place.is_empty() {
+            name.to_owned()
+        } else {
+            format!("{place}.{name}")
+        }
+    };
+    let known = rules.get("properties").and_then(Value::as_object);
+    let others = rules.get("additionalProperties");
+    for (name, found) in fields {
+        match (known.and_then(|known| known.get(name)), others) {
+            (Some(rule), _) => value(rule, found, &at(name))?,
+            (None, Some(Value::Bool(false))) => return Err(Fault::new(at(name), unknown(name, known))),
+            (None, Some(rule)) => value(rule, found, &at(name))?,
+            (None, None) => {}
+        }
+    }
+    let required = rules.get("required").and_then(Value::as_array);
+    let missing = required
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .find(|name| !fields.contains_key(*name));
+    missing.map_or(Ok(()), |name| Err(Fault::new(at(name), "is missing")))
+}
+
+fn unknown(name: &str, known: Option<&Map<String, Value>>) -> String {
+    let mut names: Vec<&str> = known
+        .into_iter()
+        .flat_map(|known| known.keys().map(String::as_str))
+        .collect();
+    names.sort_unstable();
+    match super::nearest(name, names.iter().copied()) {
+        Some(near) => format!("is not known here; did you mean `{near}`?"),
+        None => format!("is not known here; known are {}", names.join(", ")),
+    }
+}
