@@ -24,7 +24,8 @@ import {
 } from './frames.js';
 
 const STREAMS = 256;
-const LAST_STREAM = 0xffff_ffff;
+/** So many that not as many again can be open at once. */
+const MANY_STREAMS = 0xf000_0000;
 /** How long a daemon may take to greet. */
 const HELLO_MS = 10_000;
 /** How many silent beats a daemon is given while callbacks are open. */
@@ -88,7 +89,6 @@ export class Link {
 
   /** Opens a stream; its id. */
   open(call, head, end) {
-    if (this.#state.next >= LAST_STREAM) this.#state.leaving = true;
     const stream = this.#state.next;
     this.#state.next += 1;
     this.#calls.set(stream, call);
@@ -103,6 +103,8 @@ export class Link {
     clearInterval(this.#beats);
     this.#beats = null;
     this.#asked = null;
+    // Streams are never counted from the start again; the daemon connects anew.
+    if (this.#state.next > MANY_STREAMS) return this.close(4000, 'out of streams');
     // Only now can the object fall asleep.
     this.#save();
   }
