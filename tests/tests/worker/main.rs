@@ -8,6 +8,10 @@ use std::process::Stdio;
 
 use paperclip_bridge_tests::can_run;
 use paperclip_bridge_tests::workerd::{installed, node, template_tests};
+use serde_json::Value;
+
+/// How long one file may take, in milliseconds.
+const LIMIT: &str = "--test-timeout=300000";
 
 /// Runs the tests of one file.
 fn passes(file: &str) {
@@ -16,7 +20,7 @@ fn passes(file: &str) {
     }
 
     let output = node()
-        .args(["--test", "--test-reporter=tap", file])
+        .args(["--test", "--test-reporter=tap", LIMIT, file])
         .stdin(Stdio::null())
         .output()
         .expect("node starts");
@@ -51,7 +55,29 @@ macro_rules! files {
 }
 
 files! {
+    the_bridge_api_leases_sandboxes_and_runs_commands: "bridge.test.mjs",
     signed_requests_are_admitted_as_the_envelope_says: "envelope.test.mjs",
+    cloudflares_containers_stand_behind_the_interface: "sandbox.test.mjs",
+    a_link_that_slept_goes_on_where_it_was: "link.test.mjs",
+    the_relay_carries_callbacks_to_the_daemon_and_back: "relay.test.mjs",
+}
+
+#[test]
+fn the_runtime_is_installed_as_pinned() {
+    if !can_run(installed().map(drop)) {
+        return;
+    }
+    let installed = installed().expect("it was asked for before");
+    let pinned = fs::read(template_tests().join("../../../tests/worker/package.json"))
+        .expect("it is part of the checkout");
+    let pinned: Value = serde_json::from_slice(&pinned).expect("it is JSON");
+
+    for (name, version) in pinned["dependencies"].as_object().expect("it pins something") {
+        let manifest = fs::read(installed.join("node_modules").join(name).join("package.json"))
+            .expect("it is installed");
+        let manifest: Value = serde_json::from_slice(&manifest).expect("npm wrote JSON");
+        assert_eq!(&manifest["version"], version, "{name}");
+    }
 }
 
 #[test]

@@ -16,6 +16,9 @@ const NONCE = /^[A-Za-z0-9_-]{21}[AQgw]$/;
 const DIGEST = /^[0-9a-f]{64}$/;
 // One header with up to three values. A second header arrives joined by a comma and a space, and is refused by that.
 const SIGNATURES = /^v1=[0-9a-f]{64}(?:,v1=[0-9a-f]{64}){0,2}$/;
+// Another reader may take what is not here for something else: a URL parser turns a backslash into a slash.
+const TARGET = /^[!-~]*$/;
+const LONGEST_TARGET = 16 * 1024;
 const CONTEXT = ['environment-id', 'issue-id', 'run-id'];
 const HEADERS = ['key-id', 'timestamp', 'nonce', 'content-sha256', 'signature'];
 
@@ -89,6 +92,10 @@ function read(request, target) {
   const { headers, method } = request;
   if (headers.has('content-encoding')) throw invalid('a signed request has no Content-Encoding');
   if (method !== method.toUpperCase()) throw invalid('the method must be in upper case');
+  const whole = `${target.path}?${target.query}`;
+  if (whole.length > LONGEST_TARGET || !TARGET.test(whole) || whole.includes('\\')) {
+    throw invalid('the target is over 16 KiB, or has a character that must be percent-encoded');
+  }
   const keyId = formed(headers, 'key-id', KEY_ID);
   const timestamp = formed(headers, 'timestamp', TIMESTAMP);
   const nonce = formed(headers, 'nonce', NONCE);

@@ -5,7 +5,7 @@
 
 /**
  * @typedef {object} Sandbox
- * @property {(id: string|null) => Promise<Session>} session got or created; null is the sandbox's default one
+ * @property {(id: string|null) => Promise<Session>} session of this name, made where there is none; null is the sandbox's default one
  * @property {(id: string) => Promise<void>} deleteSession ends what runs in it
  * @property {(path: string) => Promise<void>} mkdir with its parents
  * @property {(path: string) => Promise<string|null>} read null where there is no such file
@@ -36,33 +36,25 @@
 export const cloudflare = (getSandbox, parseSSEStream) => (env, id, options) => {
   const sandbox = getSandbox(env.Sandbox, id, options);
   return {
-    session: async (name) => session(name === null ? sandbox : await sessionOf(sandbox, name), parseSSEStream),
-    deleteSession: (name) => sandbox.deleteSession(name),
-    mkdir: (path) => sandbox.mkdir(path, { recursive: true }),
+    session: async (name) => ({ run: (command, how) => run(sandbox, parseSSEStream, name, command, how) }),
+    deleteSession: async (name) => void (await sandbox.deleteSession(name)),
+    mkdir: async (path) => void (await sandbox.mkdir(path, { recursive: true })),
     read: async (path) => ((await sandbox.exists(path)).exists ? (await sandbox.readFile(path)).content : null),
-    write: (path, content, encoding) => sandbox.writeFile(path, content, { encoding }),
-    remove: (path) => sandbox.deleteFile(path),
-    destroy: () => sandbox.destroy(),
+    write: async (path, content, encoding) => void (await sandbox.writeFile(path, content, { encoding })),
+    remove: async (path) => void (await sandbox.deleteFile(path)),
+    destroy: async () => void (await sandbox.destroy()),
   };
 };
 
-async function sessionOf(sandbox, id) {
-  try {
-    return await sandbox.createSession({ id });
-  } catch (error) {
-    // It is there from an earlier call; any other fault shows again here.
-    return await sandbox.getSession(id).catch(() => Promise.reject(error));
+/** A session that is named comes into being with its first command. */
+async function run(sandbox, parseSSEStream, name, command, { timeoutMs, signal, onOutput }) {
+  // The signal stays here: it cannot cross over to the sandbox's own object.
+  const how = { timeout: timeoutMs, ...(name === null ? {} : { sessionId: name }) };
+  const stream = await sandbox.execStream(command, how);
+  for await (const event of parseSSEStream(stream, signal)) {
+    if (event.type === 'stdout' || event.type === 'stderr') await onOutput(event.type, event.data ?? '');
+    if (event.type === 'error') throw new Error(event.error ?? 'the command failed');
+    if (event.type === 'complete') return event.exitCode ?? event.result?.exitCode ?? 0;
   }
+  throw new Error('the sandbox ended the stream of events without a result');
 }
-
-const session = (target, parseSSEStream) => ({
-  async run(command, { timeoutMs, signal, onOutput }) {
-    const stream = await target.execStream(command, { timeout: timeoutMs, signal });
-    for await (const event of parseSSEStream(stream, signal)) {
-      if (event.type === 'stdout' || event.type === 'stderr') await onOutput(event.type, event.data ?? '');
-      if (event.type === 'error') throw new Error(event.error ?? 'the command failed');
-      if (event.type === 'complete') return event.exitCode ?? event.result?.exitCode ?? 0;
-    }
-    throw new Error('the sandbox ended the stream of events without a result');
-  },
-});

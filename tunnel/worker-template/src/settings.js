@@ -54,6 +54,7 @@ async function parse(env) {
   for (const host of relayHosts) {
     if (allowedHosts.has(host)) throw new Error('a host may stand in BRIDGE_ALLOWED_HOSTS or BRIDGE_RELAY_HOSTS, not both');
   }
+  relayLimits(env);
   return {
     mode,
     token,
@@ -65,6 +66,12 @@ async function parse(env) {
     defaultCwd: cwd(env.BRIDGE_DEFAULT_CWD ?? '/workspace/paperclip'),
   };
 }
+
+/** What one callback may take: milliseconds until its answer begins, and bytes of its body. */
+export const relayLimits = (env) => ({
+  headMs: number(env, 'BRIDGE_RELAY_TIMEOUT_MS', 30_000),
+  bodyBytes: number(env, 'BRIDGE_RELAY_MAX_BODY_BYTES', 64 * 1024 * 1024),
+});
 
 async function keysOf(text) {
   if (text === undefined || text === '') return new Map();

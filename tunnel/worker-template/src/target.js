@@ -5,13 +5,13 @@
 
 import { invalid } from './answers.js';
 
-const TARGET = /^(https?):\/\/[^/?#]*([^?#]*)(?:\?([^#]*))?(#.*)?$/s;
+const TARGET = /^https?:\/\/[^/?#]*([^?#]*)(?:\?([^#]*))?(#.*)?$/s;
 
-/** @returns {{host: string, path: string, query: string}} host in lower case, without its scheme's default port */
+/** @returns {{host: string, path: string, query: string}} host in lower case, else exactly as sent */
 export function targetOf(request) {
   const match = TARGET.exec(request.url);
-  if (!match || match[4] !== undefined) throw invalid('the request target is not a path with an optional query');
-  const [, scheme, path, query] = match;
+  if (!match || match[3] !== undefined) throw invalid('the request target is not a path with an optional query');
+  const [, path, query] = match;
   const host = (request.headers.get('host') ?? new URL(request.url).host).toLowerCase();
-  return { host: host.replace(scheme === 'https' ? /:443$/ : /:80$/, ''), path: path === '' ? '/' : path, query: query ?? '' };
+  return { host, path: path === '' ? '/' : path, query: query ?? '' };
 }

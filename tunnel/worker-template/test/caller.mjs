@@ -74,8 +74,14 @@ export function send(url, { method = 'GET', target, headers = {}, body = '' }) {
       response.on('end', done);
       response.on('error', done);
     });
-    asked.on('error', reject);
-    asked.end(body);
+    // An early answer may break what is still being sent; it counts, the break does not.
+    let broken = new Error('no answer');
+    asked.on('error', (error) => {
+      broken = error;
+    });
+    asked.on('close', () => reject(broken));
+    // As bytes: text would take the head's encoding with it.
+    asked.end(Buffer.from(body));
   });
 }
 

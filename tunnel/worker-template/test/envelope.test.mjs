@@ -265,6 +265,7 @@ test('settings that are missing or wrong refuse everything, and name the variabl
     BRIDGE_HMAC_KEYS: '{"k1":{"key":"c2hvcnQ="}}',
     BRIDGE_MAX_BODY_BYTES: '0',
     BRIDGE_DEFAULT_CWD: 'here',
+    BRIDGE_RELAY_TIMEOUT_MS: 'soon',
   };
   for (const [name, value] of Object.entries(wrong)) {
     const broken = await startWorld({ [name]: value });

@@ -8,6 +8,9 @@ import { answerHeaders } from './headers.js';
 import { cut, late, lost, refused, tooLarge } from './problem.js';
 
 const WITHOUT_BODY = [204, 205, 304];
+/** Many callers see no answer before they have sent everything: what nobody wants is read and dropped for a while. */
+const DROPPED_BYTES = 64 * 1024 * 1024;
+const DROPPED_MS = 2000;
 
 export class Call {
   #link;
@@ -23,6 +26,10 @@ export class Call {
   #reader = null;
   #uploaded = false;
   #room = 0;
+  /** The daemon wants no more of it; resolved once enough of it is dropped. */
+  #dropping = false;
+  #dropped;
+  #dropTimer = null;
   /** The answer: its head is here; all of it is here; where it goes; what waits to go there. */
   #headed = false;
   #ended = false;
@@ -45,6 +52,7 @@ export class Call {
     this.answer = new Promise((resolve) => {
       this.#settle = resolve;
     });
+    this.#dropped = Promise.withResolvers();
   }
 
   /** Sends the head, then the body. */
@@ -53,12 +61,14 @@ export class Call {
     this.#uploaded = body === null;
     this.#stream = this.#link.open(this, head, this.#uploaded);
     this.#waitForHead();
-    if (body !== null) this.#upload(body).catch((error) => this.cancel(`the body broke: ${error.message}`));
+    if (body !== null) this.#upload(body).catch((error) => this.#uploadBroke(error));
   }
 
   /** The daemon answers. */
   head(head, end) {
     if (this.#headed) throw new FrameFault('a second RESP_HEAD');
+    // It was sent before our reset arrived.
+    if (this.#dropping) return;
     this.#headed = true;
     clearTimeout(this.#timer);
     let response;
@@ -68,13 +78,17 @@ export class Call {
       this.#abandon(RESET_CODES.internal, 'the head of the answer is malformed', lost(this.#method));
       return;
     }
-    this.#settle(response);
     this.#ended = end;
-    if (end && this.#writer === null) this.#finish();
+    if (!end) return this.#settle(response);
+    this.#answeredWhole().then(() => {
+      this.#settle(response);
+      this.#finish();
+    });
   }
 
   /** A piece of the answer's body. */
   data(bytes, end) {
+    if (this.#dropping && !this.#headed) return this.#link.used(bytes.byteLength);
     if (!this.#headed || this.#ended) throw new FrameFault('DATA before RESP_HEAD or after its end');
     this.#allowed -= bytes.byteLength;
     if (this.#allowed < 0) {
@@ -83,6 +97,7 @@ export class Call {
       return;
     }
     this.#ended = end;
+    if (end) this.#stopUpload('answered');
     if (this.#writer === null) {
       // An answer without a body, such as one to HEAD, may still be sent with one.
       this.#used(bytes.byteLength);
@@ -98,8 +113,9 @@ export class Call {
     this.#room += credit;
   }
 
-  /** The daemon gives the stream up. */
+  /** The daemon gives the stream up. What has come whole is still handed over. */
   reset(code) {
+    if (this.#ended) return;
     const replies = { [RESET_CODES.timeout]: late, [RESET_CODES.refused]: refused };
     this.#close((replies[code] ?? lost)(this.#method), `the daemon reset the stream with ${code}`);
   }
@@ -120,30 +136,54 @@ export class Call {
   }
 
   async #upload(body) {
-    this.#reader = body.getReader();
+    // As much at once as there is: a plain reader of this runtime gives 4 KiB.
+    this.#reader = body.getReader({ mode: 'byob' });
     let total = 0;
     for (;;) {
-      const { done, value } = await this.#reader.read();
+      const { done, value } = await this.#reader.read(new Uint8Array(LIMITS.maxFrame));
       if (this.#over) return;
       if (done) break;
       total += value.byteLength;
-      if (total > this.#limits.bodyBytes) {
-        this.#abandon(RESET_CODES.cancel, 'the body is too large', tooLarge(this.#limits.bodyBytes));
-        return;
+      if (total > this.#limits.bodyBytes && !this.#dropping) {
+        this.#stopUpload('the body is too large');
+        this.#dropped.promise.then(() => this.#close(tooLarge(this.#limits.bodyBytes), 'the body is too large'));
       }
+      if (this.#dropping && total > DROPPED_BYTES) break;
+      if (this.#dropping) continue;
       await this.#send(value);
       if (this.#over) return;
       // A long body is no slow answer.
       if (!this.#headed) this.#waitForHead();
     }
+    if (this.#dropping) return this.#dropped.resolve();
     this.#uploaded = true;
     this.#link.send(frame(DATA, END, this.#stream));
+  }
+
+  #uploadBroke(error) {
+    if (this.#dropping) return this.#dropped.resolve();
+    this.cancel(`the body broke: ${error.message}`);
+  }
+
+  /** What is left of the request is of no use any more: the daemon gets none of it, and it is dropped here. */
+  #stopUpload(text) {
+    if (this.#uploaded || this.#dropping) return;
+    this.#dropping = true;
+    this.#link.send(frame(RESET, 0, this.#stream, numberPayload(RESET_CODES.cancel, text)));
+    this.#link.wake();
+    this.#dropTimer = setTimeout(this.#dropped.resolve, DROPPED_MS);
+  }
+
+  /** Waits until the caller is ready to see the end of its answer. */
+  async #answeredWhole() {
+    this.#stopUpload('answered');
+    if (this.#dropping) await this.#dropped.promise;
   }
 
   async #send(bytes) {
     for (let at = 0; at < bytes.byteLength; ) {
       const wanted = Math.min(bytes.byteLength - at, this.#link.theirs.maxFrame);
-      const granted = await this.#link.credit(wanted, () => (this.#over ? -1 : this.#room));
+      const granted = await this.#link.credit(wanted, () => (this.#over || this.#dropping ? -1 : this.#room));
       if (granted < 0) return;
       this.#room -= granted;
       this.#link.send(frame(DATA, 0, this.#stream, bytes.subarray(at, at + granted)));
@@ -191,6 +231,7 @@ export class Call {
         if (bytes !== undefined) this.#used(bytes.byteLength);
       }
       if (this.#ended && !this.#over) {
+        await this.#answeredWhole();
         await this.#writer.close();
         this.#finish();
       }
@@ -212,16 +253,14 @@ export class Call {
     this.#owed = 0;
   }
 
-  /** The answer is whole. What is left of the request is of no use any more. */
+  /** The answer is whole. */
   #finish() {
-    if (this.#over) return;
-    if (!this.#uploaded) this.#link.send(frame(RESET, 0, this.#stream, numberPayload(RESET_CODES.cancel, 'answered')));
-    this.#end();
+    if (!this.#over) this.#end();
   }
 
   #abandon(code, text, reply) {
     if (this.#over) return;
-    this.#link.send(frame(RESET, 0, this.#stream, numberPayload(code, text)));
+    if (!this.#dropping) this.#link.send(frame(RESET, 0, this.#stream, numberPayload(code, text)));
     this.#close(reply, text);
   }
 
@@ -238,8 +277,27 @@ export class Call {
   #end() {
     this.#over = true;
     clearTimeout(this.#timer);
+    clearTimeout(this.#dropTimer);
+    this.#dropped.resolve();
     this.#reader?.cancel().catch(() => {});
     this.#link.forget(this.#stream);
     this.#link.wake();
+  }
+}
+
+/** Reads and drops a body that nobody wants, for a while. */
+export async function drop(body) {
+  const reader = body.getReader();
+  const timer = setTimeout(() => reader.cancel().catch(() => {}), DROPPED_MS);
+  try {
+    for (let total = 0; total <= DROPPED_BYTES; ) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      total += value.byteLength;
+    }
+  } catch {
+    // The caller has gone.
+  } finally {
+    clearTimeout(timer);
   }
 }

@@ -8,7 +8,9 @@ import { ERRAND, relayOf } from './connect.js';
 import { requestFields } from './headers.js';
 import { invalidToken, lost, problem } from './problem.js';
 
-const TOKEN = /^Bearer (prt1\.([A-Za-z0-9_-]{1,64})\.([1-9][0-9]{0,11}))\.([A-Za-z0-9_-]{43})\.([\x21-\x7e]{1,4096})$/i;
+const BEARER = /^Bearer ([^ ]+)$/i;
+// The last part is what RFC 6750 allows in a bearer token.
+const TOKEN = /^(prt1\.([A-Za-z0-9_-]{1,64})\.([1-9][0-9]{0,11}))\.([A-Za-z0-9_-]{43})\.([A-Za-z0-9._~+/=-]{1,512})$/;
 
 /**
  * Relays one callback.
@@ -40,7 +42,8 @@ function handedHeaders(fields, errand) {
 }
 
 async function tokenOf(request, settings, now) {
-  const match = TOKEN.exec(request.headers.get('authorization') ?? '');
+  const [, bearer = ''] = BEARER.exec(request.headers.get('authorization') ?? '') ?? [];
+  const match = TOKEN.exec(bearer);
   if (!match) return null;
   const [, minted, bridgeId, expires, mac, session] = match;
   if (Number(expires) * 1000 <= now) return null;

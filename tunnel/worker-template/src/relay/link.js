@@ -24,7 +24,8 @@ import {
 } from './frames.js';
 
 const STREAMS = 256;
-const LAST_STREAM = 0xffff_ffff;
+/** So many that not as many again can be open at once. */
+const MANY_STREAMS = 0xf000_0000;
 /** How long a daemon may take to greet. */
 const HELLO_MS = 10_000;
 /** How many silent beats a daemon is given while callbacks are open. */
@@ -41,6 +42,8 @@ export class Link {
   #asked = null;
   #greeting = null;
   #over = false;
+  /** Bytes of bodies that came and were not used up yet. */
+  #held = 0;
   #state;
 
   /**
@@ -86,7 +89,6 @@ export class Link {
 
   /** Opens a stream; its id. */
   open(call, head, end) {
-    if (this.#state.next >= LAST_STREAM) this.#state.leaving = true;
     const stream = this.#state.next;
     this.#state.next += 1;
     this.#calls.set(stream, call);
@@ -101,6 +103,8 @@ export class Link {
     clearInterval(this.#beats);
     this.#beats = null;
     this.#asked = null;
+    // Streams are never counted from the start again; the daemon connects anew.
+    if (this.#state.next > MANY_STREAMS) return this.close(4000, 'out of streams');
     // Only now can the object fall asleep.
     this.#save();
   }
@@ -125,6 +129,7 @@ export class Link {
 
   /** Bytes of bodies were used up, or dropped: the daemon may send as many again. */
   used(bytes) {
+    this.#held -= bytes;
     this.#state.owed += bytes;
     if (this.#state.owed < LIMITS.connWindow / 2) return;
     this.send(frame(WINDOW, 0, 0, numberPayload(this.#state.owed)));
@@ -231,6 +236,8 @@ export class Link {
 
   #data(stream, payload, end) {
     const call = this.#callOf(stream);
+    this.#held += payload.byteLength;
+    if (this.#held + this.#state.owed > LIMITS.connWindow) throw new FrameFault('more than the connection has credit for');
     // A stream that was reset here may still have bytes on the way; they count, and are given back at once.
     if (call) call.data(payload, end);
     else this.used(payload.byteLength);

@@ -5,21 +5,18 @@
 
 import { DurableObject } from 'cloudflare:workers';
 
-import { Call } from './call.js';
+import { relayLimits } from '../settings.js';
+import { Call, drop } from './call.js';
 import { ERRAND } from './connect.js';
 import { HEAD_BYTES, jsonPayload } from './frames.js';
-import { requestFields } from './headers.js';
+import { requestFields, toDaemon } from './headers.js';
 import { Link } from './link.js';
 import { busy, headTooLarge, offline, tooLarge } from './problem.js';
-
-const HEAD_MS = 30_000;
-const BODY_BYTES = 64 * 1024 * 1024;
 
 export class BridgeRelay extends DurableObject {
   constructor(ctx, env) {
     super(ctx, env);
-    this.headMs = Number(env.BRIDGE_RELAY_TIMEOUT_MS ?? HEAD_MS);
-    this.bodyBytes = Number(env.BRIDGE_RELAY_MAX_BODY_BYTES ?? BODY_BYTES);
+    this.limits = relayLimits(env);
     // Answered by the runtime, without waking this object.
     ctx.setWebSocketAutoResponse(new WebSocketRequestResponsePair('ping', 'pong'));
     this.links = new Map();
@@ -40,7 +37,7 @@ export class BridgeRelay extends DurableObject {
 
   #link(socket, saved) {
     const link = new Link(socket, saved, {
-      beatMs: this.headMs / 2,
+      beatMs: this.limits.headMs / 2,
       ready: (ready) => this.#supersede(ready),
       ended: () => this.links.delete(socket),
     });
@@ -53,7 +50,7 @@ export class BridgeRelay extends DurableObject {
     for (const link of [...this.links.values()]) {
       if (link === newest || !link.isReady) continue;
       const loser = link.epoch > newest.epoch ? newest : link;
-      loser.close(4001, 'superseded by a newer daemon');
+      loser.close(4001, 'superseded by another daemon');
     }
   }
 
@@ -62,13 +59,16 @@ export class BridgeRelay extends DurableObject {
     if (!link) return offline();
     if (link.isFull) return busy();
     const length = request.headers.get('content-length');
-    if (length !== null && Number(length) > this.bodyBytes) return tooLarge(this.bodyBytes);
+    if (length !== null && Number(length) > this.limits.bodyBytes) {
+      await drop(request.body);
+      return tooLarge(this.limits.bodyBytes);
+    }
     const received = Date.now();
-    const headers = requestFields(request.headers).filter(([name]) => name !== ERRAND);
+    const headers = toDaemon(requestFields(request.headers).filter(([name]) => name !== ERRAND));
     headers.push(['authorization', request.headers.get('authorization')]);
-    const head = jsonPayload({ method, path, query, host, headers, received, deadline: received + this.headMs, run });
+    const head = jsonPayload({ method, path, query, host, headers, received, deadline: received + this.limits.headMs, run });
     if (head.byteLength > HEAD_BYTES) return headTooLarge(HEAD_BYTES);
-    const call = new Call(link, method, { headMs: this.headMs, bodyBytes: this.bodyBytes });
+    const call = new Call(link, method, this.limits);
     request.signal?.addEventListener('abort', () => call.cancel('the caller has gone'));
     call.start(head, request.body);
     return call.answer;
@@ -84,7 +84,7 @@ export class BridgeRelay extends DurableObject {
     try {
       socket.close(1000);
     } catch {
-      return;
+      // It is closed.
     }
   }
 
