@@ -16,6 +16,7 @@ pub mod sshd;
 pub mod dropbear;
 pub mod peer;
 pub mod user;
+pub mod workerd;
 pub mod processes;
 pub mod waiting;
 pub mod measure;
