@@ -21,6 +21,7 @@ mod opening;
 mod options;
 pub mod target;
 mod policies;
+mod providers;
 mod check;
 mod signals;
 mod stdio;
@@ -94,6 +95,8 @@ enum Command {
     /// Check, explain and test policies
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
+    /// List sandbox providers, what they can do and how they are configured
+    Providers(providers::ProvidersArguments),
     /// Check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -181,6 +184,7 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Open(arguments) => open::open(&app, arguments).await,
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
+        Command::Providers(arguments) => providers::providers(&arguments),
         Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments),
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
