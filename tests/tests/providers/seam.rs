@@ -153,10 +153,10 @@ fn well_formed(provider: &ProviderSpec, name: &str, field: &Value) {
     assert!(name.bytes().all(|byte| byte.is_ascii_alphanumeric()), "{told}");
     let description = field["description"].as_str().unwrap_or_default();
     assert!(!description.is_empty(), "no description: {told}");
-    let kinds = match &field["type"] {
-        Value::String(one) => vec![one.as_str()],
-        Value::Array(several) => several.iter().filter_map(Value::as_str).collect(),
-        _ => vec![],
+    let kind = &field["type"];
+    let kinds: Vec<&str> = match kind.as_array() {
+        Some(several) => several.iter().filter_map(Value::as_str).collect(),
+        None => kind.as_str().into_iter().collect(),
     };
     let chosen = ["oneOf", "anyOf", "enum", "const"]
         .iter()

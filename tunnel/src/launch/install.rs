@@ -110,9 +110,9 @@ impl Launcher {
         if !lines.contains(&Said::Missing) {
             return Err(unexpected(&result));
         }
-        let room = lines.iter().find_map(|line| match line {
-            Said::Room(folder) => Some(absolute(folder)),
-            _ => None,
+        let room = lines.iter().find_map(|line| {
+            let Said::Room(folder) = line else { return None };
+            Some(absolute(folder))
         });
         self.upload(wanted, room.transpose()?, node).await
     }
