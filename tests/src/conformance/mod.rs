@@ -1,6 +1,6 @@
 //! What every runner must do, as one suite that runs over any of them.
 //!
-//! Here: [`Subject`], the runner under test with the differences that it is allowed, and [`conformance!`], which makes
+//! Here: [`Subject`], the runner under test with the differences that it is allowed, and `conformance!`, which makes
 //! one test of each case. In the files beside it the cases, one subject a file. Not here: any runner; a runner's own
 //! test file makes the subject. The suite looks at the sandbox only through the runner: through `sh` and what every
 //! small Linux has. Read next: `exit`.
@@ -320,7 +320,7 @@ macro_rules! conformance {
     };
 }
 
-/// One test for each case named; for [`conformance!`] alone.
+/// One test for each case named; for `conformance!` alone.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_cases {
