@@ -67,8 +67,45 @@ fn a_command_line_that_is_not_understood_is_code_2() {
 }
 
 #[test]
+<<<<<<< HEAD
 fn a_kind_of_target_that_is_none_is_named_as_such() {
     assert!(stderr(&bridge(&["open", "nobody:x"])).contains("`nobody:` is not a kind of target"));
+=======
+fn providers_are_listed_with_their_schemas() {
+    let all = bridge(&["providers", "--json"]);
+    let one = bridge(&["providers", "fake", "--schema", "--json"]);
+
+    let all: serde_json::Value = serde_json::from_str(&stdout(&all)).unwrap();
+    assert!(
+        all["providers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|one| one["key"] == "fake"),
+        "{all}"
+    );
+    let one: serde_json::Value = serde_json::from_str(&stdout(&one)).unwrap();
+    assert_eq!(one["schema"]["properties"]["cloud"]["maxLength"], 1024, "{one}");
+    assert!(stdout(&bridge(&["providers"])).contains("fake"));
+    assert!(stdout(&bridge(&["providers", "fake"])).contains("loseAfterExecutions"));
+}
+
+#[test]
+fn a_name_that_is_no_provider_is_code_2_with_a_suggestion() {
+    let output = bridge(&["providers", "fakee"]);
+
+    assert_eq!(code(&output), 2, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("did you mean fake?"),
+        "{}",
+        stderr(&output)
+    );
+}
+
+#[test]
+fn a_target_of_a_later_version_is_named_as_such() {
+    assert!(stderr(&bridge(&["open", "daytona:x"])).contains("not supported yet by this version"));
+>>>>>>> h/seam
 }
 
 #[test]

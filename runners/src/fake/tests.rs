@@ -392,7 +392,7 @@ fn a_line_cut_short_is_no_call_and_does_not_spoil_the_next() {
     cloud.call(Call::List, None, &[], |_, _| Ok(())).unwrap();
     let log = cloud.folder().join("calls.jsonl");
     let whole = std::fs::read_to_string(&log).unwrap();
-    std::fs::write(&log, format!("{whole}{}", &whole[..20])).unwrap();
+    std::fs::write(&log, format!("{whole}{}", whole.get(..20).unwrap())).unwrap();
 
     cloud.call(Call::Acquire, None, &[], |_, _| Ok(())).unwrap();
 

@@ -1,6 +1,6 @@
 //! What every runner must do, as one suite that runs over any of them.
 //!
-//! Here: [`Subject`], the runner under test with the differences that it is allowed, and [`conformance!`], which makes
+//! Here: [`Subject`], the runner under test with the differences that it is allowed, and `conformance!`, which makes
 //! one test of each case. In the files beside it the cases, one subject a file. Not here: any runner; a runner's own
 //! test file makes the subject. The suite looks at the sandbox only through the runner: through `sh` and what every
 //! small Linux has. Read next: `exit`.
@@ -13,6 +13,7 @@
 //! conformance!(acme, subject);
 //! ```
 
+pub mod declared;
 pub mod exit;
 pub mod output;
 pub mod stdin;
@@ -32,6 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use futures_util::FutureExt as _;
+use runners::provider::ProviderSpec;
 use runners::{CommandManagedRuntimeRunner, Execution, ExecutionResult, RunnerError};
 
 use crate::waiting::within;
@@ -59,6 +61,7 @@ pub enum Difference {
 /// The runner of one case.
 pub struct Subject {
     runner: Arc<dyn CommandManagedRuntimeRunner>,
+    provider: Option<&'static ProviderSpec>,
     differences: Vec<(Difference, &'static str)>,
     folders: Mutex<Vec<String>>,
     keep: Vec<Box<dyn Any + Send>>,
@@ -68,6 +71,7 @@ impl std::fmt::Debug for Subject {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Subject")
             .field("runner", &self.runner)
+            .field("provider", &self.provider.map(|provider| provider.key))
             .field("differences", &self.differences)
             .finish_non_exhaustive()
     }
@@ -78,10 +82,18 @@ impl Subject {
     pub fn new(runner: Arc<dyn CommandManagedRuntimeRunner>) -> Self {
         Self {
             runner,
+            provider: None,
             differences: vec![],
             folders: Mutex::default(),
             keep: vec![],
         }
+    }
+
+    /// It is the runner of this provider, with nothing taken away by its configuration.
+    #[must_use]
+    pub fn of(mut self, provider: &'static ProviderSpec) -> Self {
+        self.provider = Some(provider);
+        self
     }
 
     /// It may do this otherwise, because of `reason`. A case then asserts what it does instead.
@@ -101,6 +113,11 @@ impl Subject {
     /// The runner.
     pub fn runner(&self) -> &Arc<dyn CommandManagedRuntimeRunner> {
         &self.runner
+    }
+
+    /// Its provider, if it has one.
+    pub fn provider(&self) -> Option<&'static ProviderSpec> {
+        self.provider
     }
 
     /// Whether it is allowed to differ so.
@@ -260,6 +277,7 @@ macro_rules! conformance {
         mod $module {
             use super::$make as make;
             $crate::conformance_cases! {
+                declared: the_capabilities_are_the_declared_ones_and_stay, the_target_is_told_in_one_line;
                 exit: every_exit_code_arrives_as_it_is, a_signal_that_ended_the_command_is_told,
                     a_program_that_is_not_there_is_an_error_or_127, a_file_that_is_no_program_is_an_error_or_126,
                     what_no_program_can_be_given_is_refused, a_failed_command_is_a_result_with_its_output;
@@ -302,7 +320,7 @@ macro_rules! conformance {
     };
 }
 
-/// One test for each case named; for [`conformance!`] alone.
+/// One test for each case named; for `conformance!` alone.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! conformance_cases {

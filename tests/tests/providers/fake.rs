@@ -17,7 +17,8 @@ conformance!(fake_runner, whole);
 conformance!(fake_runner_with_nothing_optional, bare);
 
 async fn whole() -> Option<Subject> {
-    Some(subject(json!({})).await)
+    let spec = find("fake").expect("it is among the providers");
+    Some(subject(json!({})).await.of(spec))
 }
 
 async fn bare() -> Option<Subject> {

@@ -2,6 +2,7 @@
 //!
 //! Beside them the runners without a provider: the same suite runs over all.
 
+mod seam;
 mod local;
 mod ssh;
 mod fake;

@@ -1,12 +1,12 @@
 //! The program's place on the target: found there, or put there once.
 //!
 //! Here: the two executions (a look, and an upload only where needed) and what their answers mean. Not here: their
-//! text (`scripts`). The program goes over stdin as raw bytes, never through argv; its name holds its digest, and
-//! what is there is hashed before it is believed.
+//! text (`scripts`). The program goes over stdin as raw bytes, or by the runner's own upload where it has one, never
+//! through argv; its name holds its digest, and what is there is hashed before it is believed.
 
 use std::time::Duration;
 
-use runners::{Execution, ExecutionResult, Input};
+use runners::{Execution, ExecutionResult, Input, RunnerError};
 
 use super::scripts::{self, MARK, Wanted};
 use super::{GatewayKind, LaunchFault, Launcher, SessionName, hex};
@@ -65,10 +65,19 @@ enum Said<'a> {
     Node(&'a str),
     Installed(&'a str),
     Missing,
+    Room(&'a str),
     Short(&'a str),
     Mismatch,
     Refused(&'a str),
     Nowhere,
+}
+
+/// How the program travels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Upload,
+    Stdin,
+    StdinBesideHome,
 }
 
 impl Launcher {
@@ -89,8 +98,9 @@ impl Launcher {
             size: self.program.bytes.len(),
             is_binary: self.program.kind == GatewayKind::Binary,
         };
+        let by_upload = self.runner.capabilities().file_transfer;
         let result = self
-            .script(scripts::probe(wanted), Input::None, PROBE_LIMIT)
+            .script(scripts::probe(wanted, by_upload), Input::None, PROBE_LIMIT)
             .await?;
         let lines = lines(&result);
         let node = self.judge_target(&lines, &result)?;
@@ -100,7 +110,11 @@ impl Launcher {
         if !lines.contains(&Said::Missing) {
             return Err(unexpected(&result));
         }
-        self.upload(wanted, node).await
+        let room = lines.iter().find_map(|line| {
+            let Said::Room(folder) = line else { return None };
+            Some(absolute(folder))
+        });
+        self.upload(wanted, room.transpose()?, node).await
     }
 
     /// Whether the target can run the program at all; for a script, where Node is.
@@ -125,12 +139,35 @@ impl Launcher {
         Err(unexpected(result))
     }
 
-    async fn upload(&self, wanted: Wanted<'_>, node: Option<String>) -> Result<Installed, LaunchFault> {
+    /// By the runner's own upload where there is `room` for it, else over stdin, and there into the home first.
+    async fn upload(
+        &self,
+        wanted: Wanted<'_>,
+        room: Option<String>,
+        node: Option<String>,
+    ) -> Result<Installed, LaunchFault> {
         let mut reason = String::new();
-        for skip_home in [false, true] {
-            let script = scripts::upload(wanted, &random_name()?, skip_home);
-            let program = Input::Bytes(self.program.bytes.clone());
-            let result = self.script(script, program, UPLOAD_LIMIT).await?;
+        for way in [Way::Upload, Way::Stdin, Way::StdinBesideHome] {
+            let staging = random_name()?;
+            let uploaded = match (way, &room) {
+                (Way::Upload, Some(room)) => {
+                    let path = scripts::staged(room, &staging);
+                    if !self.handed_over(&path).await? {
+                        continue;
+                    }
+                    Some(path)
+                }
+                (Way::Upload, None) => continue,
+                (Way::Stdin | Way::StdinBesideHome, _) => None,
+            };
+            let stdin = if uploaded.is_some() {
+                Input::None
+            } else {
+                Input::Bytes(self.program.bytes.clone())
+            };
+            let skip_home = way == Way::StdinBesideHome;
+            let script = scripts::upload(wanted, &staging, skip_home, uploaded.as_deref());
+            let result = self.script(script, stdin, UPLOAD_LIMIT).await?;
             let lines = lines(&result);
             if let Some(installed) = place(&lines, wanted.name, node.clone())? {
                 tracing::info!(target_host = %self.runner.target(), path = installed.path, "gateway installed");
@@ -154,6 +191,22 @@ impl Launcher {
             }
         }
         Err(LaunchFault::SyncFailed(reason))
+    }
+
+    /// Whether the runner's own upload took the program to `path`, unchecked as yet. Where it fails, stdin is left.
+    async fn handed_over(&self, path: &str) -> Result<bool, LaunchFault> {
+        let upload = self.runner.upload(path, self.program.bytes.clone(), 0o600);
+        match tokio::time::timeout(UPLOAD_LIMIT, upload).await {
+            Ok(Ok(())) => Ok(true),
+            Ok(Err(error @ RunnerError::LeaseLost { .. })) => Err(LaunchFault::running(&error)),
+            Ok(Err(error)) => {
+                tracing::debug!(target_host = %self.runner.target(), %error, "the gateway goes over stdin instead");
+                Ok(false)
+            }
+            Err(_) => Err(LaunchFault::SyncFailed(format!(
+                "the provider did not take the gateway within {UPLOAD_LIMIT:?}"
+            ))),
+        }
     }
 
     /// Runs one of our short scripts.
@@ -205,6 +258,7 @@ fn lines(result: &ExecutionResult) -> Vec<Said<'_>> {
                 "node" => Said::Node(rest),
                 "installed" => Said::Installed(rest),
                 "missing" => Said::Missing,
+                "room" => Said::Room(rest),
                 "short" => Said::Short(rest),
                 "mismatch" => Said::Mismatch,
                 "refused" => Said::Refused(rest),

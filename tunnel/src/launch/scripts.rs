@@ -82,7 +82,9 @@ const SWEEP: &str = "old() { [ -e \"$1\" ] && [ -z \"$(find \"$1\" -maxdepth 2 -
                      case $x in */paperclip-bridge-server.mjs) rmdir \"${x%/*}\";; esac; fi; done; } 2>/dev/null; ";
 
 /// Says what the target is and whether the program is there already.
-pub(super) fn probe(wanted: Wanted<'_>) -> String {
+///
+/// - `room`: where it is not, say also where there is room for it, for a runner that uploads by a call of its own.
+pub(super) fn probe(wanted: Wanted<'_>, room: bool) -> String {
     let needs = if wanted.is_binary {
         format!(
             "s=$(uname -sm 2>/dev/null); say \"system $s\"; [ \"$s\" = \"{}\" ] || exit 0; ",
@@ -91,22 +93,33 @@ pub(super) fn probe(wanted: Wanted<'_>) -> String {
     } else {
         "n=$(command -v node 2>/dev/null); say \"node $n\"; [ \"$n\" ] || exit 0; ".to_owned()
     };
+    let room = if room {
+        "; for d in \"$d1\" \"$d2\"; do if usable \"$d\"; then say \"room $d\"; exit 0; fi; done"
+    } else {
+        ""
+    };
     format!(
         "{}{SWEEP}{needs}for d in \"$d1\" \"$d2\"; do if [ -d \"$d\" ] && usable \"$d\"; then sweep \"$d\"; \
          if fits \"$d/$f\"; then touch \"$d/$f\" 2>/dev/null; say \"installed $d/$f\"; exit 0; fi; fi; done; \
-         say missing",
+         say missing{room}",
         folders(wanted)
     )
 }
 
-/// Takes the program from stdin, checks it, and puts it in place.
+/// The file of an upload in one of the folders; [`SWEEP`] knows it by its name.
+pub(super) fn staged(folder: &str, staging: &str) -> String {
+    format!("{folder}/.upload-{staging}")
+}
+
+/// Takes the program from stdin or from where it was uploaded to, checks it, and puts it in place.
 ///
 /// The lock only spares a second upload: each upload has a name of its own and gets its place by one rename, so whoever
 /// waited in vain goes on without it.
 ///
 /// - `staging`: a name that nobody else uses, hex.
 /// - `skip_home`: go straight to the second folder, after the first ran full.
-pub(super) fn upload(wanted: Wanted<'_>, staging: &str, skip_home: bool) -> String {
+/// - `uploaded`: the file that holds it already; nothing is read from stdin then.
+pub(super) fn upload(wanted: Wanted<'_>, staging: &str, skip_home: bool, uploaded: Option<&str>) -> String {
     let Wanted { sha256, size, .. } = wanted;
     let skip = if skip_home { "d1=; " } else { "" };
     let folder = if wanted.is_binary {
@@ -114,8 +127,9 @@ pub(super) fn upload(wanted: Wanted<'_>, staging: &str, skip_home: bool) -> Stri
     } else {
         "mkdir -p \"$d/${f%/*}\"; "
     };
+    let uploaded = uploaded.map(quote).unwrap_or_default();
     format!(
-        "{}{skip}p=; l=; clean() {{ if [ \"$p\" ]; then rm -f \"$p\"; fi; if [ \"$l\" ]; then rm -rf \"$l\"; fi; }}; \
+        "{}{skip}p={uploaded}; l=; clean() {{ if [ \"$p\" ]; then rm -f \"$p\"; fi; if [ \"$l\" ]; then rm -rf \"$l\"; fi; }}; \
          trap clean EXIT; trap \"exit 1\" HUP INT TERM; \
          lock() {{ k=$1/.lock-{sha256}; i=0; until mkdir \"$k\" 2>/dev/null; do \
          if fits \"$1/$f\"; then return 0; fi; \
@@ -126,7 +140,7 @@ pub(super) fn upload(wanted: Wanted<'_>, staging: &str, skip_home: bool) -> Stri
          for d in \"$d1\" \"$d2\"; do usable \"$d\" || continue; \
          lock \"$d\"; if fits \"$d/$f\"; then say \"installed $d/$f\"; exit 0; fi; \
          q=$d/.upload-{staging}; \
-         if [ \"$p\" ]; then cat \"$p\" >\"$q\"; rm -f \"$p\"; p=$q; else p=$q; cat >\"$q\"; fi; \
+         if [ \"$p\" = \"$q\" ]; then :; elif [ \"$p\" ]; then cat \"$p\" >\"$q\"; rm -f \"$p\"; p=$q; else p=$q; cat >\"$q\"; fi; \
          [ \"$(wc -c <\"$q\")\" -eq {size} ] || {{ say \"short $d\"; exit 0; }}; \
          digest \"$q\"; case $h in {sha256}) ;; \"\") say unverified;; *) say \"mismatch $d\"; exit 0;; esac; \
          chmod 700 \"$q\"; e=$(works \"$q\" 2>&1); \

@@ -57,10 +57,10 @@ fn scripts_hold_nothing_that_a_login_shell_of_another_family_reads_differently()
         ..wanted
     };
     for text in [
-        scripts::probe(wanted),
-        scripts::probe(script),
-        scripts::upload(wanted, "ab", true),
-        scripts::upload(script, "ab", false),
+        scripts::probe(wanted, false),
+        scripts::probe(script, true),
+        scripts::upload(wanted, "ab", true, None),
+        scripts::upload(script, "ab", false, None),
     ] {
         assert!(
             text.bytes()
@@ -243,4 +243,75 @@ async fn many_writers_at_once_all_find_the_program() {
     assert!(all.iter().all(|installed| installed == &all[0]));
     let sha = launcher.program.sha256();
     assert_eq!(names(&machine.folder()), [format!("gateway-{sha}")]);
+}
+
+fn uploading(machine: &Arc<Machine>, upload: Upload) -> (Arc<Uploading>, Launcher) {
+    let runner = Uploading::on(machine, upload);
+    let program = GatewayProgram::binary(GATEWAY.as_bytes());
+    (runner.clone(), Launcher::new(runner, Shell::Sh, program))
+}
+
+#[tokio::test]
+async fn a_runner_that_takes_files_is_given_the_program_as_one() {
+    let machine = Machine::new();
+    let (runner, launcher) = uploading(&machine, Upload::Whole);
+
+    let installed = launcher.install().await.unwrap();
+
+    assert_eq!(*runner.stdin_bytes.lock().unwrap(), 0);
+    let uploads = runner.uploads.lock().unwrap().clone();
+    assert_eq!(uploads.len(), 1);
+    assert!(
+        uploads[0].starts_with(&format!("{}/.upload-", machine.folder().display())),
+        "{uploads:?}"
+    );
+    assert_eq!(std::fs::read(installed.path()).unwrap(), GATEWAY.as_bytes());
+    assert_eq!(mode(Path::new(installed.path())), 0o700);
+    let sha = launcher.program.sha256();
+    assert_eq!(names(&machine.folder()), [format!("gateway-{sha}")]);
+}
+
+#[tokio::test]
+async fn what_an_upload_spoilt_is_not_put_in_place() {
+    let machine = Machine::new();
+    let (_, launcher) = uploading(&machine, Upload::Spoilt);
+
+    let fault = launcher.install().await.unwrap_err();
+
+    assert!(fault.to_string().contains("another SHA-256"), "{fault}");
+    assert_eq!(names(&machine.folder()), [""; 0]);
+}
+
+#[tokio::test]
+async fn what_an_upload_refused_or_cut_short_goes_over_stdin() {
+    for upload in [Upload::Refused, Upload::Cut] {
+        let machine = Machine::new();
+        let (runner, launcher) = uploading(&machine, upload);
+
+        let installed = launcher.install().await.unwrap();
+
+        assert_eq!(*runner.stdin_bytes.lock().unwrap(), GATEWAY.len(), "{upload:?}");
+        assert_eq!(installed.folder(), machine.folder().to_str().unwrap());
+        let sha = launcher.program.sha256();
+        assert_eq!(names(&machine.folder()), [format!("gateway-{sha}")]);
+    }
+}
+
+#[tokio::test]
+async fn a_file_uploaded_to_the_temporary_folder_is_put_in_place_there() {
+    let machine = Machine::new();
+    // The folder in the home is a file, so that it cannot be made.
+    std::fs::create_dir_all(machine.folder().parent().unwrap()).unwrap();
+    std::fs::write(machine.folder(), "").unwrap();
+    let (runner, launcher) = uploading(&machine, Upload::Whole);
+
+    let installed = launcher.install().await.unwrap();
+
+    assert_eq!(*runner.stdin_bytes.lock().unwrap(), 0);
+    let temporary = machine.home.path().join("tmp");
+    assert!(
+        Path::new(installed.path()).starts_with(temporary),
+        "{}",
+        installed.path()
+    );
 }

@@ -109,6 +109,77 @@ fn names(folder: &Path) -> Vec<String> {
     names
 }
 
+/// The same machine with an upload of its own, which may spoil what it is given, or refuse it.
+#[derive(Debug)]
+struct Uploading {
+    machine: Arc<Machine>,
+    upload: Upload,
+    uploads: Mutex<Vec<String>>,
+    /// Bytes that went over stdin.
+    stdin_bytes: Mutex<usize>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Upload {
+    Whole,
+    Cut,
+    Spoilt,
+    Refused,
+}
+
+impl Uploading {
+    fn on(machine: &Arc<Machine>, upload: Upload) -> Arc<Self> {
+        Arc::new(Self {
+            machine: Arc::clone(machine),
+            upload,
+            uploads: Mutex::default(),
+            stdin_bytes: Mutex::default(),
+        })
+    }
+}
+
+impl CommandManagedRuntimeRunner for Uploading {
+    fn execute(&self, execution: Execution) -> BoxFuture<'_, Result<ExecutionResult, RunnerError>> {
+        if let runners::Input::Bytes(bytes) = &execution.stdin {
+            *self.stdin_bytes.lock().unwrap() += bytes.len();
+        }
+        self.machine.execute(execution)
+    }
+
+    fn open_duplex(&self, request: DuplexRequest) -> BoxFuture<'_, Result<Duplex, RunnerError>> {
+        self.machine.open_duplex(request)
+    }
+
+    fn upload<'a>(
+        &'a self,
+        path: &'a str,
+        bytes: Bytes,
+        mode: u32,
+    ) -> BoxFuture<'a, Result<(), RunnerError>> {
+        self.uploads.lock().unwrap().push(path.to_owned());
+        let written = match self.upload {
+            Upload::Whole => bytes.to_vec(),
+            Upload::Cut => bytes[1..].to_vec(),
+            Upload::Spoilt => vec![b'x'; bytes.len()],
+            Upload::Refused => return Box::pin(async { Err(RunnerError::Invalid("no".to_owned())) }),
+        };
+        std::fs::write(path, written).unwrap();
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+        Box::pin(async { Ok(()) })
+    }
+
+    fn capabilities(&self) -> Capabilities {
+        Capabilities {
+            file_transfer: true,
+            ..self.machine.capabilities()
+        }
+    }
+
+    fn target(&self) -> &str {
+        "uploading"
+    }
+}
+
 /// The same machine with a `PATH` that holds next to nothing.
 #[derive(Debug)]
 struct Bare(Arc<Machine>);
