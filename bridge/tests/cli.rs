@@ -67,10 +67,11 @@ fn a_command_line_that_is_not_understood_is_code_2() {
 }
 
 #[test]
-<<<<<<< HEAD
 fn a_kind_of_target_that_is_none_is_named_as_such() {
     assert!(stderr(&bridge(&["open", "nobody:x"])).contains("`nobody:` is not a kind of target"));
-=======
+}
+
+#[test]
 fn providers_are_listed_with_their_schemas() {
     let all = bridge(&["providers", "--json"]);
     let one = bridge(&["providers", "fake", "--schema", "--json"]);
@@ -100,12 +101,6 @@ fn a_name_that_is_no_provider_is_code_2_with_a_suggestion() {
         "{}",
         stderr(&output)
     );
-}
-
-#[test]
-fn a_target_of_a_later_version_is_named_as_such() {
-    assert!(stderr(&bridge(&["open", "daytona:x"])).contains("not supported yet by this version"));
->>>>>>> h/seam
 }
 
 #[test]

@@ -23,11 +23,8 @@ mod provider_options;
 mod secrets;
 pub mod target;
 mod policies;
-<<<<<<< HEAD
 mod envelope;
-=======
 mod providers;
->>>>>>> h/seam
 mod check;
 mod leases;
 mod signals;
@@ -102,17 +99,14 @@ enum Command {
     /// Check, explain and test policies
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
-<<<<<<< HEAD
     /// See and settle what is held and owed at providers
     #[command(subcommand)]
     Leases(leases::LeasesCommand),
     /// Sign and verify requests between the daemon and a Worker, for auditors
     #[command(subcommand)]
     Envelope(envelope::EnvelopeCommand),
-=======
     /// List sandbox providers, what they can do and how they are configured
     Providers(providers::ProvidersArguments),
->>>>>>> h/seam
     /// Check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -207,14 +201,10 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Open(arguments) => open::open(app, arguments).await,
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
-<<<<<<< HEAD
         Command::Leases(command) => leases::run(app, command).await,
         Command::Envelope(command) => envelope::run(&command),
-        Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments).await,
-=======
         Command::Providers(arguments) => providers::providers(&arguments),
-        Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments),
->>>>>>> h/seam
+        Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments).await,
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
     }
