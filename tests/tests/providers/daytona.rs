@@ -361,7 +361,7 @@ async fn a_lease_that_is_not_kept_is_deleted_with_all_that_runs_in_it() {
         .execute(sh("setsid sleep 987 >/dev/null 2>&1 &"))
         .await
         .unwrap();
-    assert_eq!(world.provider.list().await.unwrap(), [lease.id.clone()]);
+    assert_eq!(world.provider.list().await.unwrap(), [lease.id.as_str()]);
 
     assert_eq!(world.provider.release(&lease).await.unwrap(), Released::Destroyed);
 

@@ -204,7 +204,8 @@ async fn refusals_of_the_api_say_what_can_be_done() {
     let (lease, _) = world.sandbox().await;
     let switches = world.fake.switches();
     let busy = |retry_after| move |error: &ProviderError| matches!(error, ProviderError::Busy { retry_after: told, .. } if *told == retry_after);
-    let rows: [(u16, Option<u64>, Box<dyn Fn(&ProviderError) -> bool>); 6] = [
+    type Told = Box<dyn Fn(&ProviderError) -> bool>;
+    let rows: [(u16, Option<u64>, Told); 6] = [
         (
             401,
             None,
