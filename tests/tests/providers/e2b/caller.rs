@@ -219,8 +219,8 @@ pub(super) fn pieces(frames: &[(u8, Value)], name: &str) -> Vec<Vec<u8>> {
 
 /// How the process ended.
 pub(super) fn end(frames: &[(u8, Value)]) -> Value {
-    let ends = frames
+    let mut ends = frames
         .iter()
         .filter_map(|(_, message)| message["event"].get("end"));
-    ends.last().cloned().unwrap_or(Value::Null)
+    ends.next_back().cloned().unwrap_or(Value::Null)
 }
