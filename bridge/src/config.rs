@@ -74,6 +74,20 @@ pub fn home() -> Option<PathBuf> {
         .map(PathBuf::from)
 }
 
+/// Where leases are written down when nobody says otherwise: `paperclip-bridge` below `XDG_STATE_HOME`, else below
+/// `~/.local/state`. `None` where neither is an absolute path.
+#[must_use]
+pub fn state_folder(environment: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    let absolute = |name: &str| {
+        environment(name)
+            .filter(|path| path.starts_with('/'))
+            .map(PathBuf::from)
+    };
+    absolute("XDG_STATE_HOME")
+        .or_else(|| Some(absolute("HOME")?.join(".local/state")))
+        .map(|state| state.join("paperclip-bridge"))
+}
+
 /// The operator asked for no colours: <https://no-color.org>.
 #[must_use]
 pub fn no_colour() -> bool {
@@ -92,6 +106,28 @@ mod tests {
         assert_eq!(upstream(None, &set).url, "http://api:1");
         assert_eq!(upstream(None, &|_| None).url, DEFAULT_UPSTREAM);
         assert_eq!(upstream(None, &|_| Some(String::new())).url, DEFAULT_UPSTREAM);
+    }
+
+    #[test]
+    fn leases_are_written_down_below_the_operators_own_state() {
+        let found = |set: &[(&str, &str)]| {
+            let lookup = |name: &str| {
+                set.iter()
+                    .find(|(key, _)| *key == name)
+                    .map(|(_, value)| (*value).to_owned())
+            };
+            state_folder(&lookup)
+        };
+
+        assert_eq!(
+            found(&[("XDG_STATE_HOME", "/s"), ("HOME", "/h")]),
+            Some("/s/paperclip-bridge".into())
+        );
+        assert_eq!(
+            found(&[("XDG_STATE_HOME", "s"), ("HOME", "/h")]),
+            Some("/h/.local/state/paperclip-bridge".into())
+        );
+        assert_eq!(found(&[]), None);
     }
 
     #[test]

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tunnel::{Status, StatusReporter, Tunnel, TunnelEnd};
 
 use crate::app::OpenError;
-use crate::secrets::Secret;
+use crate::secrets::LiveSecret;
 use crate::session::budget::Budget;
 use crate::session::state::StateFolder;
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
@@ -28,7 +28,7 @@ const TAKING_DOWN: Duration = Duration::from_secs(6);
 /// What a hosted session shall be.
 pub(crate) struct HostRequest {
     pub(crate) upstream: UpstreamSettings,
-    pub(crate) credential: Secret,
+    pub(crate) credential: LiveSecret,
     pub(crate) run_id: String,
     pub(crate) rules: Arc<Rules>,
     pub(crate) limits: Limits,
@@ -65,7 +65,7 @@ impl Hosted {
     pub(crate) fn begin(request: HostRequest) -> Result<Self, OpenError> {
         let run_id = HeaderValue::from_str(&request.run_id)
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
-        let upstream = Upstream::new(&request.upstream, &request.credential)
+        let upstream = Upstream::new(&request.upstream, request.credential)
             .map_err(|error| OpenError::Configuration(error.to_string()))?;
         let session = Session::new(SessionParts {
             run_id,

@@ -5,12 +5,14 @@
 
 pub mod app;
 mod placing;
+mod leases;
 mod hosting;
 mod callback;
 pub mod session;
 pub mod upstream;
 pub mod gateway;
 pub mod secrets;
+pub mod signing;
 pub mod telemetry;
 pub mod config;
 pub mod demo;

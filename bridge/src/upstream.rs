@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -26,7 +26,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::callback::UpstreamBody;
-use crate::secrets::Secret;
+use crate::secrets::{Fault, LiveSecret, Secret, SecretError};
 
 /// Connections idle for longer are dropped: below the five seconds after which Node closes its side.
 const POOL_IDLE: Duration = Duration::from_secs(2);
@@ -169,7 +169,9 @@ pub struct Upstream {
     authority: Authority,
     base_path: String,
     host: HeaderValue,
-    authorization: HeaderValue,
+    credential: LiveSecret,
+    /// Made of the credential that was read last.
+    authorization: Mutex<Option<Authorization>>,
     pooled: Client<Dial, UpstreamBody>,
     /// Keeps no idle connection, so what it sends goes out on a new one.
     fresh: Client<Dial, UpstreamBody>,
@@ -186,6 +188,13 @@ impl fmt::Debug for Upstream {
     }
 }
 
+/// The credential as a header, and which value it was made of.
+#[derive(Clone, Debug)]
+pub(crate) struct Authorization {
+    secret: Arc<Secret>,
+    header: HeaderValue,
+}
+
 /// On which connection a request shall go out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Via {
@@ -200,12 +209,12 @@ impl Upstream {
     ///
     /// # Errors
     ///
-    /// [`UpstreamError`] for roots that cannot be had; [`UpstreamError::Url`] for a credential that is no header value.
-    pub fn new(settings: &UpstreamSettings, credential: &Secret) -> Result<Self, UpstreamError> {
+    /// [`UpstreamError`] for roots that cannot be had.
+    pub fn new(
+        settings: &UpstreamSettings,
+        credential: impl Into<LiveSecret>,
+    ) -> Result<Self, UpstreamError> {
         let dial = Dial::new(settings)?;
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", credential.expose()))
-            .map_err(|_| UpstreamError::Url("the credential cannot stand in a header"))?;
-        authorization.set_sensitive(true);
         let host = HeaderValue::from_str(settings.authority.as_str())
             .map_err(|_| UpstreamError::Url("its host cannot stand in a header"))?;
         let client = |idle: usize| {
@@ -223,7 +232,8 @@ impl Upstream {
             authority: settings.authority.clone(),
             base_path: settings.base_path.clone(),
             host,
-            authorization,
+            credential: credential.into(),
+            authorization: Mutex::default(),
             pooled: client(POOL_MAX_IDLE),
             fresh: client(0),
             deadlines: settings.deadlines,
@@ -244,10 +254,45 @@ impl Upstream {
             .build()
     }
 
+    /// The credential that holds now, as a header.
+    ///
+    /// # Errors
+    ///
+    /// [`SecretError`]: it cannot be had, so nothing may be sent.
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future changes nothing.
+    pub(crate) async fn authorization(&self) -> Result<Authorization, SecretError> {
+        let secret = self.credential.get().await?;
+        let mut made = self.authorization.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(authorization) = made.as_ref()
+            && Arc::ptr_eq(&authorization.secret, &secret)
+        {
+            return Ok(authorization.clone());
+        }
+        let mut header = HeaderValue::from_str(&format!("Bearer {}", secret.expose())).map_err(|_| {
+            let fault = Fault::Unusable("it cannot stand in a header".into());
+            self.credential.reference().error(fault)
+        })?;
+        header.set_sensitive(true);
+        Ok(made.insert(Authorization { secret, header }).clone())
+    }
+
+    /// The upstream answered 401 to this credential, so there may be a newer one.
+    pub(crate) fn rejected(&self, authorization: &Authorization) {
+        self.credential.rejected(&authorization.secret);
+    }
+
     /// Puts on what only we may set; replaces whatever is there under these names.
-    pub(crate) fn put_on(&self, headers: &mut http::HeaderMap, run_id: &HeaderValue) {
+    pub(crate) fn put_on(
+        &self,
+        headers: &mut http::HeaderMap,
+        run_id: &HeaderValue,
+        authorization: &Authorization,
+    ) {
         headers.insert(http::header::HOST, self.host.clone());
-        headers.insert(http::header::AUTHORIZATION, self.authorization.clone());
+        headers.insert(http::header::AUTHORIZATION, authorization.header.clone());
         headers.insert(
             http::HeaderName::from_static("x-paperclip-run-id"),
             run_id.clone(),
@@ -509,7 +554,7 @@ mod tests {
     #[tokio::test]
     async fn the_target_reaches_the_uri_byte_for_byte() {
         let settings = UpstreamSettings::parse("http://127.0.0.1:1/base", None).unwrap();
-        let upstream = Upstream::new(&settings, &Secret::new("k")).unwrap();
+        let upstream = Upstream::new(&settings, Secret::new("k")).unwrap();
 
         let uri = upstream.uri(&target("/api/issues/PAP-1?q=%2F&x=a:b")).unwrap();
 
@@ -542,7 +587,7 @@ mod tests {
         let settings = UpstreamSettings::parse("https://h/", Some(file.path().to_owned())).unwrap();
 
         assert!(matches!(
-            Upstream::new(&settings, &Secret::new("k")),
+            Upstream::new(&settings, Secret::new("k")),
             Err(UpstreamError::CaFile { .. })
         ));
     }
@@ -550,7 +595,7 @@ mod tests {
     #[test]
     fn debug_output_holds_no_credential() {
         let settings = UpstreamSettings::parse("http://h/", None).unwrap();
-        let upstream = Upstream::new(&settings, &Secret::new("hunter2")).unwrap();
+        let upstream = Upstream::new(&settings, Secret::new("hunter2")).unwrap();
 
         assert!(!format!("{upstream:?}").contains("hunter2"));
     }

@@ -47,7 +47,7 @@ fn a_command_line_that_is_not_understood_is_code_2() {
         &["run", "local"],
         &["run", "local", "true"],
         &["open", "-oProxyCommand=x"],
-        &["open", "e2b:sandbox-1"],
+        &["open", "nobody:sandbox-1"],
         &["open", "local", "--max-body", "10MB"],
         &["open", "local", "--rate", "20"],
         &["open", "local", "--run-id", "a b"],
@@ -67,8 +67,8 @@ fn a_command_line_that_is_not_understood_is_code_2() {
 }
 
 #[test]
-fn a_target_of_a_later_version_is_named_as_such() {
-    assert!(stderr(&bridge(&["open", "daytona:x"])).contains("not supported yet by this version"));
+fn a_kind_of_target_that_is_none_is_named_as_such() {
+    assert!(stderr(&bridge(&["open", "nobody:x"])).contains("`nobody:` is not a kind of target"));
 }
 
 #[test]

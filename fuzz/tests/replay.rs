@@ -14,7 +14,7 @@ const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Longest mutated input, in bytes.
 const MAX_LEN: usize = 4_096;
 /// What means something to one of the parsers.
-const WORDS: [&str; 62] = [
+const WORDS: [&str; 65] = [
     "\r\n",
     "\r\n\r\n",
     "\n",
@@ -77,6 +77,9 @@ const WORDS: [&str; 62] = [
     "d 1 e x\n",
     "h 3 e\n",
     ":path: /api/agents/me\n",
+    "v1={sig}",
+    "X-Paperclip-Run-Id: r1\n",
+    "1767225600",
 ];
 
 #[test]
@@ -110,6 +113,11 @@ fn the_envelope_corpus_and_mutations_of_it_break_no_law() {
 }
 
 #[test]
+fn the_corpus_of_signed_requests_and_mutations_of_it_break_no_law() {
+    replay("envelope_signed", paperclip_bridge_fuzz::envelope_signed);
+}
+
+#[test]
 fn the_listing_corpus_and_mutations_of_it_break_no_law() {
     replay("listing", paperclip_bridge_fuzz::listing);
 }
@@ -130,6 +138,11 @@ fn the_ssh_config_corpus_and_mutations_of_it_break_no_law() {
 }
 
 #[test]
+fn the_connect_frames_corpus_and_mutations_of_it_break_no_law() {
+    replay("connect_frames", paperclip_bridge_fuzz::connect_frames);
+}
+
+#[test]
 fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     let folders = names(&crate_folder().join("corpus"));
     let binaries: Vec<String> = names(&crate_folder().join("fuzz_targets"))
@@ -140,8 +153,10 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     assert_eq!(
         folders,
         [
+            "connect_frames",
             "decision",
             "envelope",
+            "envelope_signed",
             "http2",
             "journal",
             "known_hosts",

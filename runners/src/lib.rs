@@ -10,6 +10,9 @@ pub mod http;
 pub mod provider;
 pub mod local;
 pub mod ssh;
+pub mod fake;
+pub mod e2b;
+pub mod daytona;
 
 pub use runner::{
     Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input,

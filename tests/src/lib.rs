@@ -8,6 +8,7 @@
 //! is ended by its process id when the value that stands for it is dropped.
 
 pub mod world;
+pub mod leased;
 pub mod attack;
 pub mod raw;
 pub mod upstream;
@@ -15,6 +16,7 @@ pub mod binary;
 pub mod sshd;
 pub mod dropbear;
 pub mod peer;
+pub mod moto;
 pub mod user;
 pub mod workerd;
 pub mod processes;

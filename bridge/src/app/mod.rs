@@ -1,151 +1,46 @@
 //! Where the parts are put together: one call opens a session.
 //!
-//! Here: [`App`] and what comes back ([`OpenSession`]); in `request` what a session is asked to be ([`SessionRequest`]).
-//! Not here: how a callback is answered (`callback/`), what an operator types (`cli/`).
+//! Here: [`App`]; in `request` what a session is asked to be ([`SessionRequest`]), in `opened` what comes back
+//! ([`OpenSession`]), in `environment` what its agent is told, in `providers` what every provider is built from. Not
+//! here: how a callback is answered (`callback/`), what an operator types (`cli/`).
 
 mod request;
+mod providers;
+mod environment;
+mod opened;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use policy::Token;
 use runners::CommandManagedRuntimeRunner;
-use runners::ssh::{SshHost, SshPool};
+use runners::ssh::SshPool;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
-use tunnel::ladder::{Attempt, LadderReport};
+use tunnel::ladder::LadderReport;
 use tunnel::queue::QueuePlace;
-use tunnel::wire::names::variable;
 use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
-use uuid::Uuid;
 
-use crate::placing::{self, Placed};
+use crate::leases::{Leases, Reaper};
+use crate::placing::{self, Place, Placed, Reach};
+use crate::secrets::Secrets;
 use crate::session::budget::Budget;
 use crate::session::identity::Identity;
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
 use crate::upstream::Upstream;
 
-pub use request::{GatewayChoice, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
+pub use opened::{Left, OpenSession};
+pub(crate) use providers::Providers;
+pub use request::{
+    GatewayChoice, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec, TunnelChoice,
+};
+
+use opened::Serving;
 
 /// From the first attempt to connect until an agent can call, at most; the ladder has a limit for each rung.
 const OPENING: Duration = Duration::from_secs(160);
-/// Callbacks under way get so long to end when a session is closed.
-const DRAINING: Duration = Duration::from_secs(5);
-/// The tunnel gets so long to take its listener down; it promises five seconds.
-const TAKING_DOWN: Duration = Duration::from_secs(6);
-
-/// A session that is ready, and everything its owner needs.
-///
-/// Dropped without [`Self::close`], its tunnel is cut off at once, without waiting for anything.
-#[derive(Debug)]
-pub struct OpenSession {
-    /// Our name of it.
-    pub id: Uuid,
-    /// What the agent calls, such as `http://127.0.0.1:40123`, or `unix:PATH`.
-    pub url: String,
-    /// The agent's throw-away token; printed once. `None` where a predecessor of this process gave it out.
-    pub token: Option<Token>,
-    /// The tunnel that was taken, such as `ssh-reverse`.
-    pub tunnel: &'static str,
-    /// The better tunnels that were tried before, and why they were not taken.
-    pub ladder: Vec<Attempt>,
-    /// Where a `queue_v1` lies on the target.
-    pub queue_directory: Option<String>,
-    /// The run id that was taken.
-    pub run_id: String,
-    /// Runs commands on the target.
-    pub runner: Arc<dyn CommandManagedRuntimeRunner>,
-    /// Told of every change of the tunnel.
-    pub status: watch::Receiver<Status>,
-    session: Arc<Session>,
-    host: Option<Arc<SshHost>>,
-    state: Option<StateFolder>,
-    serving: Serving,
-}
-
-/// The tunnel at work; ends with its owner.
-#[derive(Debug)]
-struct Serving {
-    task: JoinHandle<TunnelEnd>,
-    stop: CancellationToken,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-impl OpenSession {
-    /// What the agent's process is given, all of it named `PAPERCLIP_*`. `PAPERCLIP_API_KEY` is the token, and left out
-    /// where only the agent knows it; over `queue_v1` the queue's directory is among it, as Paperclip's own host has it.
-    #[must_use]
-    pub fn environment(&self) -> BTreeMap<String, String> {
-        let key = self
-            .token
-            .as_ref()
-            .map(|token| ("PAPERCLIP_API_KEY", token.expose()));
-        let queue = self
-            .queue_directory
-            .as_ref()
-            .map(|directory| (variable::QUEUE_DIR, directory.as_str()));
-        [
-            ("PAPERCLIP_API_URL", self.url.as_str()),
-            ("PAPERCLIP_RUN_ID", self.run_id.as_str()),
-            ("PAPERCLIP_API_BRIDGE_MODE", self.tunnel),
-        ]
-        .into_iter()
-        .chain(key)
-        .chain(queue)
-        .map(|(name, value)| (name.to_owned(), value.to_owned()))
-        .collect()
-    }
-
-    /// Ends the session in order: no new callbacks, those under way get five seconds, the listener on the target is
-    /// taken down, which gets five more.
-    ///
-    /// # Errors
-    ///
-    /// One line saying what may be left on the target, or whose outcome was given up.
-    pub async fn close(mut self) -> Result<(), String> {
-        let open = self.session.drain(DRAINING).await;
-        self.serving.stop.cancel();
-        let ended = tokio::time::timeout(TAKING_DOWN, &mut self.serving.task).await;
-        drop(self.runner);
-        let alone = self.host.take().filter(|host| Arc::strong_count(host) == 1);
-        let connection_ended = alone.is_some();
-        if let Some(host) = alone {
-            host.close().await;
-        }
-        match ended {
-            // What a server will not take down by itself goes with its connection.
-            Ok(Ok(TunnelEnd::StoppedUnclean(left))) if !connection_ended => return Err(left),
-            Ok(Ok(
-                TunnelEnd::Stopped
-                | TunnelEnd::StoppedUnclean(_)
-                | TunnelEnd::Refused { .. }
-                | TunnelEnd::Unreachable(_),
-            )) => {}
-            Ok(Err(error)) => return Err(format!("the tunnel failed: {error}")),
-            Err(_) => {
-                return Err("the tunnel did not end in time; its listener may still be there".to_owned());
-            }
-        }
-        if let Some(state) = &self.state {
-            state.forget().map_err(|error| error.to_string())?;
-        }
-        if open > 0 {
-            return Err(format!(
-                "{open} callbacks were given up while their outcome was open"
-            ));
-        }
-        Ok(())
-    }
-}
 
 /// Why a session could not be opened; the command line maps each to its exit code.
 #[derive(Debug, thiserror::Error)]
@@ -165,12 +60,17 @@ pub enum OpenError {
         /// What is in the way and how to change it.
         detail: String,
     },
+    /// The provider's hold on the sandbox is gone. Exit code 4.
+    #[error("the lease is lost (lease_lost): {0}")]
+    LeaseLost(String),
 }
 
 /// Everything that lives as long as the runtime it is used on: a connection, and all that it carries, stays there.
 #[derive(Debug)]
 pub struct App {
-    ssh: SshPool,
+    pub(crate) ssh: SshPool,
+    pub(crate) providers: Providers,
+    pub(crate) leases: Leases,
     bodies: Arc<Budget>,
 }
 
@@ -178,32 +78,70 @@ impl Default for App {
     fn default() -> Self {
         Self {
             ssh: SshPool::default(),
+            providers: Providers::default(),
+            leases: Leases::default(),
             bodies: Budget::new(PROCESS_BODY_BYTES),
         }
     }
 }
 
 impl App {
+    /// Checks what can be checked of a target before anything is connected to.
+    ///
+    /// # Errors
+    ///
+    /// [`OpenError::Configuration`], which names the field of a provider's configuration.
+    pub fn check(&self, target: &TargetSpec) -> Result<(), OpenError> {
+        match target {
+            TargetSpec::Local | TargetSpec::Ssh(_) => Ok(()),
+            TargetSpec::Provider(target) => self
+                .providers
+                .build(target.spec, &target.config, &target.secrets)
+                .map(drop)
+                .map_err(|error| configuration(&error)),
+        }
+    }
+
     /// Opens a session and waits until an agent can use it.
     ///
     /// # Errors
     ///
-    /// [`OpenError`], with nothing left on the target.
+    /// [`OpenError`], with nothing left on the target; a lease is given back by [`Self::settle`] at the latest.
     ///
     /// # Cancel safety
     ///
-    /// Dropping the future cuts what it had begun.
+    /// Dropping the future cuts what it had begun; the same holds for its lease.
     pub async fn open(&self, request: SessionRequest) -> Result<OpenSession, OpenError> {
-        let (runner, host) = placing::runner(&request, &self.ssh)?;
-        let state = match &request.state_dir {
-            Some(path) => Some(StateFolder::open(path).map_err(|error| configuration(&error))?),
+        let place = placing::place(&request, self).await?;
+        let loss = place.reach.lease().map(crate::leases::HeldLease::loss_heard);
+        let opened = self.open_at(request, place).await;
+        match (opened, loss.and_then(|heard| heard.borrow().clone())) {
+            (Err(_), Some(why)) => Err(OpenError::LeaseLost(why)),
+            (opened, _) => opened,
+        }
+    }
+
+    /// To be awaited before the process ends: leases that are being given back get half a minute.
+    pub async fn settle(&self) {
+        self.leases.settle().await;
+    }
+
+    async fn open_at(&self, request: SessionRequest, place: Place) -> Result<OpenSession, OpenError> {
+        let Place { runner, reach } = place;
+        let folder = match &reach {
+            Reach::Local | Reach::Ssh(_) => request.state_dir.clone(),
+            // Many sessions may share the folder that their leases stand in.
+            Reach::Leased(held) => request.state_dir.as_ref().map(|_| held.session_folder.clone()),
+        };
+        let state = match folder {
+            Some(path) => Some(StateFolder::open(&path).map_err(|error| configuration(&error))?),
             None => None,
         };
         let mut identity = Identity::choose(&request, state.as_ref(), runner.target())?;
         let ground = Ground {
             request,
             runner,
-            host,
+            reach,
             state,
         };
         if identity.resumes() {
@@ -218,12 +156,25 @@ impl App {
                     );
                     identity = identity.anew()?;
                 }
-                Err(error @ (OpenError::Configuration(_) | OpenError::Unreachable(_))) => return Err(error),
+                Err(
+                    error @ (OpenError::Configuration(_)
+                    | OpenError::Unreachable(_)
+                    | OpenError::LeaseLost(_)),
+                ) => return Err(error),
             }
         }
-        placing::clear_predecessor(&ground.request, &ground.runner, &identity).await?;
+        placing::clear_predecessor(&ground.request, &ground.runner, &ground.reach, &identity).await?;
         let begun = self.begin(&ground, &identity).await?;
         ground.opened(begun, identity)
+    }
+
+    /// Starts giving back what earlier processes left in this folder, once for each folder.
+    pub(crate) fn reap(&self, book: &crate::leases::LeaseBook, secrets: &Secrets) {
+        let (providers, secrets) = (self.providers.clone(), secrets.clone());
+        self.leases.reap(Reaper::new(
+            book.clone(),
+            Box::new(move |record| providers.of_record(record, &secrets)),
+        ));
     }
 
     /// Serves a session of this identity as soon as an agent can use it.
@@ -231,15 +182,14 @@ impl App {
         let Ground {
             request,
             runner,
-            host,
+            reach,
             state,
         } = ground;
-        let upstream =
-            Upstream::new(&request.upstream, &request.credential).map_err(|error| configuration(&error))?;
+        let upstream = Upstream::new(&request.upstream, request.credential.clone())
+            .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
-        let Placed { ladder, queue } =
-            placing::ladder(request, runner, host.as_ref(), identity, state.as_ref())?;
+        let Placed { ladder, queue } = placing::ladder(request, runner, reach, identity, state.as_ref())?;
         let report = ladder.report();
         let session = Session::of(
             identity.session,
@@ -276,7 +226,7 @@ impl App {
 struct Ground {
     request: SessionRequest,
     runner: Arc<dyn CommandManagedRuntimeRunner>,
-    host: Option<Arc<SshHost>>,
+    reach: Reach,
     state: Option<StateFolder>,
 }
 
@@ -330,7 +280,7 @@ impl Ground {
             runner: self.runner,
             status,
             session,
-            host: self.host,
+            reach: self.reach,
             state: self.state,
             serving,
         })

@@ -3,12 +3,16 @@
 //! Here: values alone, as the command line and tests fill them in. Not here: what is made of them (`mod.rs`,
 //! `placing.rs`).
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use policy::{Limits, RateLimit, Rules};
+use runners::provider::ProviderSpec;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 
-use crate::secrets::Secret;
+use crate::secrets::{LiveSecret, Secrets};
 use crate::upstream::UpstreamSettings;
 
 /// Where the agent runs, as parsed from the operator's words.
@@ -18,6 +22,8 @@ pub enum TargetSpec {
     Local,
     /// An SSH host.
     Ssh(SshTarget),
+    /// A sandbox of a provider.
+    Provider(ProviderTarget),
 }
 
 /// An SSH target before ssh_config is applied.
@@ -39,6 +45,40 @@ pub struct SshTarget {
     pub ssh_config: bool,
 }
 
+/// A provider's sandbox, with what the provider is configured with.
+#[derive(Clone, Debug)]
+pub struct ProviderTarget {
+    /// Whose.
+    pub spec: &'static ProviderSpec,
+    /// The lease to resume; `None` acquires one.
+    pub id: Option<String>,
+    /// Where leases are written down; a folder that many sessions may share.
+    pub leases: PathBuf,
+    /// The provider's own configuration.
+    pub config: ProviderConfig,
+    /// What reads the secrets that it names.
+    pub secrets: Secrets,
+    /// `--environment-id`.
+    pub environment_id: Option<String>,
+    /// `--issue-id`.
+    pub issue_id: Option<String>,
+    /// `--company-id`.
+    pub company_id: Option<String>,
+}
+
+/// A provider's configuration as the operator gave it: secrets stand in it as references, if at all.
+///
+/// Its `Debug` names the fields only, because a secret may stand where a reference belongs.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ProviderConfig(pub Map<String, Value>);
+
+impl fmt::Debug for ProviderConfig {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.0.keys()).finish()
+    }
+}
+
 /// Which tunnel to take.
 #[derive(Clone, Debug, Default)]
 pub enum TunnelChoice {
@@ -53,6 +93,8 @@ pub enum TunnelChoice {
     Queue,
     /// Only `local`.
     Local,
+    /// Only `worker`.
+    Worker,
 }
 
 /// Which program listens in the sandbox, for the tunnels that need one.
@@ -74,8 +116,8 @@ pub struct SessionRequest {
     pub target: TargetSpec,
     /// The Paperclip API.
     pub upstream: UpstreamSettings,
-    /// The real credential.
-    pub credential: Secret,
+    /// The real credential, read when it is used.
+    pub credential: LiveSecret,
     /// Sent as `x-paperclip-run-id`; one line of visible ASCII.
     pub run_id: String,
     /// Compiled policy.

@@ -16,7 +16,7 @@ use super::body::{UploadControl, UpstreamBody};
 use super::refusal::Refusal;
 use super::throttle::{Admitted, Payload};
 use crate::session::ledger::Outcome;
-use crate::upstream::{Via, never_sent};
+use crate::upstream::{Authorization, Via, never_sent};
 
 /// Safe methods change nothing, so a lost answer does no harm (RFC 9110 section 9.2.1).
 pub(crate) fn is_safe(method: &Method) -> bool {
@@ -94,6 +94,11 @@ pub(crate) struct Sent {
     pub(super) upload: Option<Arc<UploadControl>>,
 }
 
+/// What the agent is told; where the credential is kept is no business of its.
+const NO_CREDENTIAL: Refusal = Refusal::Unavailable {
+    why: "the bridge cannot read its credential for the Paperclip API at the moment; nothing was sent",
+};
+
 /// How a dispatch failed.
 #[derive(Debug, PartialEq, Eq)]
 enum Failure {
@@ -107,6 +112,8 @@ enum Failure {
     CallerBroke,
     /// The request could not even be built.
     NotARequest,
+    /// There is no credential to send it with.
+    NoCredential,
 }
 
 impl Failure {
@@ -117,6 +124,7 @@ impl Failure {
             Self::Lost => Refusal::UpstreamFailed("the connection broke"),
             Self::CallerBroke => Refusal::Malformed("the body ended before its declared length"),
             Self::NotARequest => Refusal::Malformed("the request cannot be forwarded"),
+            Self::NoCredential => NO_CREDENTIAL,
         }
     }
 
@@ -127,6 +135,7 @@ impl Failure {
             Self::Lost => Refusal::Indeterminate("the connection broke"),
             Self::CallerBroke => Refusal::Indeterminate("the body broke on its way"),
             Self::NotARequest => Refusal::Malformed("the request cannot be forwarded"),
+            Self::NoCredential => NO_CREDENTIAL,
         }
     }
 }
@@ -143,13 +152,26 @@ async fn dispatch(admitted: &Admitted, deadline: Instant) -> Result<Sent, Failur
         (Payload::Held(bytes), _) => UpstreamBody::Held(Some(bytes.clone())),
         (Payload::None | Payload::Declared(..), _) => UpstreamBody::Empty,
     };
+    let authorization = tokio::time::timeout_at(head_deadline, upstream.authorization())
+        .await
+        .map_err(|_| Failure::NoCredential)?
+        .map_err(|error| {
+            tracing::debug!(
+                error = &error as &dyn std::error::Error,
+                "no credential for a callback"
+            );
+            Failure::NoCredential
+        })?;
     let mut via = Via::Pool;
     loop {
-        let request = build(admitted, body())?;
+        let request = build(admitted, body(), &authorization)?;
         let error = match tokio::time::timeout_at(head_deadline, upstream.send(request, via)).await {
             Ok(Ok(response)) => {
                 if let Some(control) = &upload {
                     control.pause();
+                }
+                if response.status() == http::StatusCode::UNAUTHORIZED {
+                    upstream.rejected(&authorization);
                 }
                 return Ok(Sent { response, upload });
             }
@@ -181,7 +203,11 @@ async fn dispatch(admitted: &Admitted, deadline: Instant) -> Result<Sent, Failur
 }
 
 /// The caller's headers are filtered first; only then comes what only we may set.
-fn build(admitted: &Admitted, body: UpstreamBody) -> Result<Request<UpstreamBody>, Failure> {
+fn build(
+    admitted: &Admitted,
+    body: UpstreamBody,
+    authorization: &Authorization,
+) -> Result<Request<UpstreamBody>, Failure> {
     let request = &admitted.request;
     let upstream = &request.session.upstream;
     let has_content = body.size_hint().exact() != Some(0);
@@ -200,7 +226,7 @@ fn build(admitted: &Admitted, body: UpstreamBody) -> Result<Request<UpstreamBody
     if !has_content && matches!(request.method, Method::POST | Method::PUT | Method::PATCH) {
         headers.insert(http::header::CONTENT_LENGTH, http::HeaderValue::from_static("0"));
     }
-    upstream.put_on(headers, &request.session.run_id);
+    upstream.put_on(headers, &request.session.run_id, authorization);
     Ok(outgoing)
 }
 

@@ -4,14 +4,20 @@
 //! options, variables and policy files.
 
 use std::fmt::Write as _;
+use std::path::PathBuf;
 
 use clap::Args;
+use runners::provider::ProviderSpec;
 use serde_json::json;
 
+use crate::app::{App, ProviderConfig, ProviderTarget, TargetSpec};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::{SshOptions, UpstreamOptions};
 use crate::cli::policies::PolicyOptions;
+use crate::cli::provider_options::{self, ProviderOptions};
+use crate::cli::secrets::check_credential;
 use crate::cli::stdio::{print, print_json};
+use crate::cli::{opening, target};
 use crate::config;
 
 /// Arguments of `config check`.
@@ -23,6 +29,14 @@ pub(crate) struct CheckArguments {
     policy: PolicyOptions,
     #[command(flatten)]
     ssh: SshOptions,
+    /// Check what a provider's target would be made of, too: `KEY:` or `KEY:ID`
+    #[arg(long, value_name = "TARGET", value_parser = target::parse)]
+    target: Option<TargetSpec>,
+    #[command(flatten)]
+    provider: ProviderOptions,
+    /// Folder that leases would be written down in [default: $XDG_STATE_HOME/paperclip-bridge]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
     /// A JSON object instead of text
     #[arg(long)]
     json: bool,
@@ -39,8 +53,9 @@ struct Check {
 /// # Errors
 ///
 /// Code 1 where the report cannot be written. A failed check is code 3 in `Ok`.
-pub(crate) fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
-    let checks = checks(arguments);
+pub(crate) async fn check(app: &App, arguments: &CheckArguments) -> Result<Exit, Failure> {
+    let mut checks = checks(arguments).await;
+    checks.extend(provider_checks(app, arguments)?);
     let ok = checks.iter().all(|check| check.found.is_ok());
     if arguments.json {
         print_json(&as_json(&checks, ok))?;
@@ -50,7 +65,7 @@ pub(crate) fn check(arguments: &CheckArguments) -> Result<Exit, Failure> {
     Ok(if ok { Exit::Ok } else { Exit::Configuration })
 }
 
-fn checks(arguments: &CheckArguments) -> Vec<Check> {
+async fn checks(arguments: &CheckArguments) -> Vec<Check> {
     let choice = config::upstream(arguments.upstream.upstream.as_deref(), &config::environment);
     let mut checks = vec![
         Check {
@@ -62,11 +77,7 @@ fn checks(arguments: &CheckArguments) -> Vec<Check> {
         },
         Check {
             name: "credential",
-            // Its value goes no further than this line.
-            found: arguments
-                .upstream
-                .credential()
-                .map(|_| arguments.upstream.credential.to_string()),
+            found: credential(&arguments.upstream).await,
         },
         Check {
             name: "policy",
@@ -89,6 +100,71 @@ fn checks(arguments: &CheckArguments) -> Vec<Check> {
         });
     }
     checks
+}
+
+/// What would be taken of a provider's configuration; nothing is connected to and no secret resolved.
+fn provider_checks(app: &App, arguments: &CheckArguments) -> Result<Vec<Check>, Failure> {
+    let Some(TargetSpec::Provider(target)) = &arguments.target else {
+        if arguments.provider.are_given() {
+            return Err(Failure::new(
+                Exit::Usage,
+                "--provider and --provider-config need --target KEY:, the target of a provider",
+            ));
+        }
+        return Ok(Vec::new());
+    };
+    let found = arguments.provider.config().and_then(|config| {
+        let shown = fields(target.spec, &config);
+        let target = ProviderTarget {
+            config,
+            ..target.clone()
+        };
+        app.check(&TargetSpec::Provider(target))
+            .map_err(opening::failure)?;
+        Ok(shown)
+    });
+    let folder = provider_options::state_folder(arguments.state_dir.as_deref());
+    Ok(vec![
+        Check {
+            name: "provider",
+            found,
+        },
+        Check {
+            name: "leases",
+            found: folder.map(|folder| folder.join("leases").display().to_string()),
+        },
+    ])
+}
+
+/// The fields as they would be taken; a secret's is a reference, and where it is absent, the variable in its place.
+fn fields(spec: &ProviderSpec, config: &ProviderConfig) -> String {
+    let given = config.0.iter().map(|(name, value)| format!("{name} = {value}"));
+    let fallbacks = spec.secrets.iter().filter_map(|secret| {
+        let variable = secret
+            .fallback_env
+            .filter(|_| !config.0.contains_key(secret.name))?;
+        Some(format!("{} = \"env:{variable}\" by default", secret.name))
+    });
+    let all: Vec<_> = given.chain(fallbacks).collect();
+    format!(
+        "{}: {}",
+        spec.key,
+        if all.is_empty() {
+            "its defaults".to_owned()
+        } else {
+            all.join(", ")
+        }
+    )
+}
+
+/// Its value goes no further than this function; one of another machine is not asked for.
+async fn credential(upstream: &UpstreamOptions) -> Result<String, Failure> {
+    let reference = &upstream.credential;
+    if reference.is_remote() {
+        return Ok(format!("{reference}, not read here: nothing is connected to"));
+    }
+    check_credential(&upstream.credential()).await?;
+    Ok(reference.to_string())
 }
 
 fn ssh_files(ssh: &SshOptions) -> String {

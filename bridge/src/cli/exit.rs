@@ -56,7 +56,8 @@ Exit codes:
   4    the target or the upstream cannot be reached, or refuses what is needed
   5    denied by policy
   `run` ends with COMMAND's own code once COMMAND has started (128+n for signal n),
-  and with 125 if the bridge failed while it ran";
+  with 124 if COMMAND took longer than --timeout, and with 125 if the bridge failed
+  or the lease was lost while it ran";
 
 /// Why a command line ended early: what is wrong, what to do, and the code.
 #[derive(Debug)]

@@ -21,6 +21,7 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::opening;
 use crate::cli::options::{self, UpstreamOptions};
 use crate::cli::policies::{Loaded, PolicyOptions};
+use crate::cli::secrets::check_credential;
 use crate::cli::signals::Signals;
 use crate::cli::stdio::Stdin;
 use crate::config;
@@ -116,7 +117,8 @@ struct GatewayTold {
 pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     let told = gateway_told(&config::environment)?;
-    let credential = arguments.upstream.credential()?;
+    let credential = arguments.upstream.credential();
+    check_credential(&credential).await?;
     let upstream = arguments.upstream.settings()?;
     let Loaded { rules, limits } = arguments.policy.load()?;
     let mut sizes = Limits::default().with_file(&limits);

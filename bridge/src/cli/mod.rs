@@ -19,9 +19,13 @@ mod open;
 mod host;
 mod opening;
 mod options;
+mod provider_options;
+mod secrets;
 pub mod target;
 mod policies;
+mod envelope;
 mod check;
+mod leases;
 mod signals;
 mod stdio;
 pub mod exit;
@@ -94,6 +98,12 @@ enum Command {
     /// Check, explain and test policies
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
+    /// See and settle what is held and owed at providers
+    #[command(subcommand)]
+    Leases(leases::LeasesCommand),
+    /// Sign and verify requests between the daemon and a Worker, for auditors
+    #[command(subcommand)]
+    Envelope(envelope::EnvelopeCommand),
     /// Check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -113,7 +123,7 @@ enum Command {
 #[derive(Debug, Subcommand)]
 enum ConfigCommand {
     /// Check what run and open would be made of, without connecting to anything
-    Check(check::CheckArguments),
+    Check(Box<check::CheckArguments>),
 }
 
 impl Arguments {
@@ -161,7 +171,7 @@ impl Arguments {
 fn hide_secrets(error: &mut clap::Error) {
     let about_a_secret = matches!(
         error.get(ContextKind::InvalidArg),
-        Some(ContextValue::String(argument)) if argument.contains("TARGET") || argument.contains("--credential")
+        Some(ContextValue::String(argument)) if ["TARGET", "--credential", "--provider"].iter().any(|secret| argument.contains(secret))
     );
     if about_a_secret && error.get(ContextKind::InvalidValue).is_some() {
         error.insert(ContextKind::InvalidValue, ContextValue::String("…".into()));
@@ -175,13 +185,22 @@ fn hide_secrets(error: &mut clap::Error) {
 /// [`Failure`]: what is wrong, what to do, and the exit code.
 pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let app = App::default();
-    match arguments.command {
-        Command::Demo { json } => play(&app, json).await,
-        Command::Run(arguments) => run::run(&app, arguments).await,
-        Command::Open(arguments) => open::open(&app, arguments).await,
+    let ended = dispatch(&app, arguments.command).await;
+    // However it ended: what is being given back is given back.
+    app.settle().await;
+    ended
+}
+
+async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
+    match command {
+        Command::Demo { json } => play(app, json).await,
+        Command::Run(arguments) => run::run(app, arguments).await,
+        Command::Open(arguments) => open::open(app, arguments).await,
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
-        Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments),
+        Command::Leases(command) => leases::run(app, command).await,
+        Command::Envelope(command) => envelope::run(&command),
+        Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments).await,
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
     }

@@ -72,6 +72,9 @@ async fn serve(
             tracing::info!("standard input was closed; ending the session");
             Ok(())
         }
+        why = session.lease_lost() => {
+            Err(Failure::new(Exit::Failed, format!("the lease is lost (lease_lost): {why}")))
+        }
         () = opening::watch(session.tunnel, session.status.clone()) => {
             Err(Failure::new(Exit::Failed, "the tunnel ended by itself; the log above says why"))
         }
@@ -86,6 +89,7 @@ fn as_json(session: &OpenSession) -> serde_json::Value {
         // Where a predecessor of this process gave it out, only its agent knows it.
         "token": session.token.as_ref().map(policy::Token::expose),
         "tunnel": session.tunnel,
+        "lease": session.lease(),
         "ladder": ladder(&session.ladder),
         "env": session.environment(),
     })

@@ -9,6 +9,7 @@ use tunnel::{Listening, Status};
 use crate::app::{App, OpenError, OpenSession};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::SessionOptions;
+use crate::cli::secrets::check_credential;
 use crate::cli::signals::Signals;
 
 /// Whether the session of a predecessor may be gone on with, whose token nobody here knows any more.
@@ -34,6 +35,8 @@ pub(crate) async fn open(
 ) -> Result<OpenSession, Failure> {
     let mut request = options.request()?;
     request.resume = resume == Resume::Yes;
+    app.check(&request.target).map_err(failure)?;
+    check_credential(&request.credential).await?;
     if !options.no_upstream_check {
         request.upstream.probe().await.map_err(|reason| {
             Failure::new(Exit::Unreachable, reason).hint("--no-upstream-check opens the session all the same")
@@ -67,13 +70,14 @@ fn tell_ladder(session: &OpenSession) {
 pub(crate) fn failure(error: OpenError) -> Failure {
     let exit = match &error {
         OpenError::Configuration(_) => Exit::Configuration,
-        OpenError::Unreachable(_) | OpenError::Refused { .. } => Exit::Unreachable,
+        OpenError::Unreachable(_) | OpenError::Refused { .. } | OpenError::LeaseLost(_) => Exit::Unreachable,
     };
     match error {
         OpenError::Refused { reason, detail } => {
             Failure::new(exit, format!("the target refuses what is needed ({reason})")).hint(detail)
         }
         OpenError::Configuration(text) | OpenError::Unreachable(text) => Failure::new(exit, text),
+        lost @ OpenError::LeaseLost(_) => Failure::new(exit, lost.to_string()),
     }
 }
 
@@ -129,7 +133,10 @@ fn log_status(tunnel: &'static str, status: &Status) {
 /// Code 1 with the text that says so.
 pub(crate) async fn close(session: OpenSession) -> Result<(), Failure> {
     session.close().await.map_err(|left| {
-        Failure::new(Exit::Failed, format!("the session did not end cleanly: {left}"))
-            .hint("check the target for a listener that is still there; its token is void")
+        let failure = Failure::new(Exit::Failed, format!("the session did not end cleanly: {left}"));
+        match left.on_target {
+            Some(_) => failure.hint("check the target for a listener that is still there; its token is void"),
+            None => failure,
+        }
     })
 }

@@ -5,21 +5,25 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use policy::{Limits, RateLimit};
 
-use crate::app::{GatewayChoice, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
+use crate::app::{GatewayChoice, ProviderTarget, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::provider_options::{self, ProviderOptions, ScopeOptions};
+use crate::cli::secrets::SecretOptions;
 use crate::cli::{policies, target};
 use crate::config;
-use crate::secrets::{Secret, SecretRef};
+use crate::secrets::{LiveSecret, SecretRef, Secrets};
 use crate::upstream::UpstreamSettings;
 
 /// The options of a session.
 #[derive(Args, Debug)]
 pub(crate) struct SessionOptions {
-    /// Where the agent runs: `ssh://user@host[:port][/dir]`, an ssh_config alias, or `local`
+    /// Where the agent runs: `ssh://user@host[:port][/dir]`, an ssh_config alias, `local`, or a provider's sandbox:
+    /// `KEY:` acquires a lease, `KEY:ID` resumes one
     #[arg(value_name = "TARGET", value_parser = target::parse)]
     pub(crate) target: TargetSpec,
 
@@ -50,7 +54,8 @@ pub(crate) struct SessionOptions {
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub(crate) streams: Option<u32>,
 
-    /// Folder where this session is written down, so that after a crash the same command can take up what it left
+    /// Folder where this session is written down, so that after a crash the same command can take up what it left;
+    /// leases stand in it, too [default for leases: $XDG_STATE_HOME/paperclip-bridge]
     #[arg(long, value_name = "DIR")]
     pub(crate) state_dir: Option<PathBuf>,
 
@@ -65,6 +70,12 @@ pub(crate) struct SessionOptions {
     /// Most calls over time: `COUNT/UNIT[:BURST]`, such as 20/s, 20/s:40 or 600/m [default: no limit]
     #[arg(long, value_name = "RATE")]
     pub(crate) rate: Option<RateLimit>,
+
+    #[command(flatten)]
+    pub(crate) provider: ProviderOptions,
+
+    #[command(flatten)]
+    pub(crate) scope: ScopeOptions,
 
     #[command(flatten)]
     pub(crate) ssh: SshOptions,
@@ -85,13 +96,17 @@ pub(crate) struct UpstreamOptions {
     #[arg(long, value_name = "URL")]
     pub(crate) upstream: Option<String>,
 
-    /// Where the API credential is found: env:NAME or file:PATH, never the value itself
+    /// Where the API credential is found: env:NAME, file:PATH, cred:NAME or aws-sm:REGION/NAME[#json-key], never the
+    /// value itself
     #[arg(long, value_name = "REFERENCE", default_value = config::DEFAULT_CREDENTIAL)]
     pub(crate) credential: SecretRef,
 
     /// Trust the certificates in this PEM file for an https upstream, instead of the system's
     #[arg(long, value_name = "FILE")]
     pub(crate) upstream_ca: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(crate) secrets: SecretOptions,
 }
 
 /// How an SSH target is logged in to.
@@ -121,6 +136,8 @@ pub(crate) enum TunnelName {
     Queue,
     /// A listener on this machine
     Local,
+    /// A provider's relay listens
+    Worker,
 }
 
 /// Shells by name.
@@ -157,13 +174,14 @@ impl UpstreamOptions {
         })
     }
 
-    /// The credential itself.
-    pub(crate) fn credential(&self) -> Result<Secret, Failure> {
-        self.credential.resolve(&config::environment).map_err(|error| {
-            Failure::new(Exit::Configuration, "no credential for the Paperclip API").because(error).hint(
-                "export PAPERCLIP_API_KEY, or name where it is found: --credential env:NAME or --credential file:PATH",
-            )
-        })
+    /// The credential, as yet unread.
+    pub(crate) fn credential(&self) -> LiveSecret {
+        self.secrets().live(&self.credential)
+    }
+
+    /// What reads every secret of the session.
+    fn secrets(&self) -> Secrets {
+        self.secrets.secrets()
     }
 }
 
@@ -174,8 +192,9 @@ impl SessionOptions {
     ///
     /// Code 2 for options that contradict the target, code 3 for what is missing or wrong.
     pub(crate) fn request(&self) -> Result<SessionRequest, Failure> {
-        let target = self.target_with_options()?;
-        let credential = self.upstream.credential()?;
+        let secrets = self.upstream.secrets();
+        let credential = secrets.live(&self.upstream.credential);
+        let target = self.target_with_options(secrets)?;
         let upstream = self.upstream.settings()?;
         let policies::Loaded { rules, limits } = self.policy.load()?;
         let mut sizes = Limits::default().with_file(&limits);
@@ -196,6 +215,7 @@ impl SessionOptions {
                 TunnelName::Http2 => TunnelChoice::Http2,
                 TunnelName::Queue => TunnelChoice::Queue,
                 TunnelName::Local => TunnelChoice::Local,
+                TunnelName::Worker => TunnelChoice::Worker,
             },
             gateway: self.gateway.clone(),
             streams: self.streams,
@@ -206,10 +226,20 @@ impl SessionOptions {
         })
     }
 
-    fn target_with_options(&self) -> Result<TargetSpec, Failure> {
+    fn target_with_options(&self, secrets: Secrets) -> Result<TargetSpec, Failure> {
         let usage = |what: &str| Err(Failure::new(Exit::Usage, what));
         if self.unix_socket.is_some() && matches!(self.tunnel, TunnelName::Http2 | TunnelName::Queue) {
             return usage("--unix-socket is for --tunnel ssh-reverse and local; a gateway listens on a port");
+        }
+        if !matches!(self.target, TargetSpec::Provider(_)) {
+            if self.tunnel == TunnelName::Worker {
+                return usage("--tunnel worker needs the target of a provider with a relay");
+            }
+            if self.provider.are_given() || self.scope.are_given() {
+                return usage(
+                    "--provider, --provider-config, --environment-id, --issue-id and --company-id are for targets of providers only",
+                );
+            }
         }
         match &self.target {
             TargetSpec::Local => {
@@ -236,6 +266,29 @@ impl SessionOptions {
                 Ok(TargetSpec::Ssh(SshTarget {
                     identities: self.ssh.identity.clone(),
                     known_hosts: self.ssh.known_hosts.clone(),
+                    ..target.clone()
+                }))
+            }
+            TargetSpec::Provider(target) => {
+                if matches!(self.tunnel, TunnelName::SshReverse | TunnelName::Local) {
+                    return usage("the target of a provider takes --tunnel http2_v1, queue_v1 or worker");
+                }
+                if !self.ssh.identity.is_empty()
+                    || self.ssh.known_hosts.is_some()
+                    || self.allow_exposed_forward
+                    || self.unix_socket.is_some()
+                {
+                    return usage(
+                        "--identity, --known-hosts, --allow-exposed-forward and --unix-socket are not for targets of providers",
+                    );
+                }
+                Ok(TargetSpec::Provider(ProviderTarget {
+                    leases: provider_options::state_folder(self.state_dir.as_deref())?,
+                    config: self.provider.config()?,
+                    secrets,
+                    environment_id: self.scope.environment_id.clone(),
+                    issue_id: self.scope.issue_id.clone(),
+                    company_id: self.scope.company_id.clone(),
                     ..target.clone()
                 }))
             }
@@ -299,6 +352,24 @@ pub(crate) fn size(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
+/// Reads `250ms`, `90s`, `30m` or `4h`.
+pub(crate) fn duration(text: &str) -> Result<Duration, String> {
+    let digits = text.trim_end_matches(|c: char| !c.is_ascii_digit());
+    let unit_ms: u64 = match text.strip_prefix(digits).unwrap_or_default() {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => return Err("give a whole number with ms, s, m or h behind it, such as 90s".into()),
+    };
+    Some(digits)
+        .filter(|digits| !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit()))
+        .and_then(|digits| digits.parse::<u64>().ok())
+        .and_then(|count| count.checked_mul(unit_ms))
+        .map(Duration::from_millis)
+        .ok_or_else(|| "give a whole number with ms, s, m or h behind it, such as 90s, 30m or 4h".into())
+}
+
 /// Longest run id in bytes.
 const MAX_RUN_ID_BYTES: usize = 256;
 
@@ -349,6 +420,17 @@ mod tests {
             "0x10",
         ] {
             assert!(size(text).is_err(), "{text:?} was taken");
+        }
+    }
+
+    #[test]
+    fn durations_have_a_unit() {
+        assert_eq!(duration("250ms"), Ok(Duration::from_millis(250)));
+        assert_eq!(duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(duration("4h"), Ok(Duration::from_secs(14_400)));
+        assert_eq!(duration("0s"), Ok(Duration::ZERO));
+        for text in ["", "90", "-1s", "1.5h", "1 s", "1d", "s", "99999999999999999999s"] {
+            assert!(duration(text).is_err(), "{text:?} was taken");
         }
     }
 

@@ -5,6 +5,7 @@
 
 use std::io::ErrorKind;
 use std::sync::Arc;
+use std::time::Duration;
 
 use clap::Args;
 use runners::{Execution, ExecutionResult, Input, Killed, RunnerError, SecretText};
@@ -13,15 +14,23 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, OpenSession, TargetSpec};
 use crate::cli::exit::{Exit, Failure, signal_number};
 use crate::cli::opening;
-use crate::cli::options::SessionOptions;
+use crate::cli::options::{SessionOptions, duration};
 use crate::cli::signals::{Ending, Signals};
 use crate::cli::stdio::{PassOn, Stdin, complain};
+
+/// What `timeout` of coreutils ends with, too.
+const TIMED_OUT: u8 = 124;
 
 /// Arguments of `run`.
 #[derive(Args, Debug)]
 pub(crate) struct RunArguments {
     #[command(flatten)]
     options: Box<SessionOptions>,
+
+    /// Longest time that COMMAND may take, such as 90s, 30m or 4h; then its process group is ended
+    /// [default: none, or the provider's timeoutMs]
+    #[arg(long, value_name = "DURATION", value_parser = limit)]
+    timeout: Option<Duration>,
 
     /// The command and its arguments, after `--`
     #[arg(last = true, required = true, value_name = "COMMAND")]
@@ -44,7 +53,10 @@ pub(crate) async fn run(app: &App, arguments: RunArguments) -> Result<Exit, Fail
             std::future::pending::<()>().await;
         });
         tokio::select! {
+            // The command's own end is the better news where both are there.
+            biased;
             ended = execute(&session, arguments, &mut signals) => ended,
+            why = session.lease_lost() => Err(lease_lost(&why)),
             () = watch => Err(Failure::new(Exit::Bridge, "the tunnel's watch ended")),
         }
     };
@@ -60,10 +72,14 @@ async fn execute(
     arguments: RunArguments,
     signals: &mut Signals,
 ) -> Result<Exit, Failure> {
-    let RunArguments { options, command } = arguments;
+    let RunArguments {
+        options,
+        timeout,
+        command,
+    } = arguments;
     let cancel = CancellationToken::new();
     let pass_on = Arc::new(PassOn::new(cancel.clone()));
-    let mut execution = execution(session, &options, command)?;
+    let mut execution = execution(session, &options, timeout, command)?;
     execution.output = Some(pass_on.clone());
     execution.cancel = cancel.clone();
     let mut running = session.runner.execute(execution);
@@ -91,6 +107,7 @@ async fn execute(
 fn execution(
     session: &OpenSession,
     options: &SessionOptions,
+    timeout: Option<Duration>,
     command: Vec<String>,
 ) -> Result<Execution, Failure> {
     if command.is_empty() {
@@ -106,8 +123,10 @@ fn execution(
     execution.keep_output = 0;
     execution.cwd = match &options.target {
         TargetSpec::Ssh(target) => target.directory.clone(),
-        TargetSpec::Local => None,
+        // A lease has a directory of its own.
+        TargetSpec::Local | TargetSpec::Provider(_) => None,
     };
+    execution.timeout = timeout;
     // All four go the way of secrets: the token must not stand in argv, and one way is simpler to check than two.
     execution.secret_env = session
         .environment()
@@ -125,6 +144,9 @@ fn execution(
 /// A program that is not there or cannot be started ends as it would in a shell: 127 and 126.
 fn conclude(result: Result<ExecutionResult, RunnerError>, asked: Option<Ending>) -> Result<Exit, Failure> {
     let result = result.map_err(|error| {
+        if let RunnerError::LeaseLost { reason, .. } = &error {
+            return lease_lost(reason);
+        }
         let exit = match &error {
             // Nothing was started, so the ordinary codes hold.
             RunnerError::Invalid(_) => Exit::Usage,
@@ -147,6 +169,10 @@ fn conclude(result: Result<ExecutionResult, RunnerError>, asked: Option<Ending>)
         Some(Killed::Owed) => complain("the connection was lost; COMMAND may still run on the target"),
         Some(Killed::Group) | None => {}
     }
+    if result.timed_out {
+        complain("COMMAND was ended: it took longer than it may");
+        return Ok(Exit::Command(TIMED_OUT));
+    }
     match (result.exit_code, result.signal, asked) {
         (Some(code), _, _) => Ok(Exit::Command(low_byte(code))),
         (None, Some(signal), _) => Ok(Exit::Command(128 + signal_number(&signal))),
@@ -157,6 +183,22 @@ fn conclude(result: Result<ExecutionResult, RunnerError>, asked: Option<Ending>)
             "COMMAND ended and the target did not say how",
         )),
     }
+}
+
+/// A limit of nothing would end every command.
+fn limit(text: &str) -> Result<Duration, String> {
+    match duration(text)? {
+        Duration::ZERO => Err("must be longer than nothing".into()),
+        limit => Ok(limit),
+    }
+}
+
+/// Told apart from every failure of ours: nothing is left that the command could have run in.
+fn lease_lost(why: &str) -> Failure {
+    Failure::new(
+        Exit::Bridge,
+        format!("the lease was lost while COMMAND ran (lease_lost): {why}"),
+    )
 }
 
 /// Exit codes have eight bits; a wider one keeps its low byte, as `wait` would do.
@@ -185,6 +227,11 @@ mod tests {
         assert_eq!(code(Ok(signalled("KILL")), None), 137);
         assert_eq!(code(Ok(signalled("TERM")), Some(Ending::Interrupt)), 143);
         assert_eq!(code(Ok(ExecutionResult::default()), Some(Ending::Interrupt)), 130);
+        let late = ExecutionResult {
+            timed_out: true,
+            ..signalled("TERM")
+        };
+        assert_eq!(code(Ok(late), None), 124);
     }
 
     #[test]

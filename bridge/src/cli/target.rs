@@ -1,29 +1,30 @@
 //! Reads TARGET: where the agent runs.
 //!
-//! Here: `ssh://user@host[:port][/dir]`, `[user@]ALIAS` and `local`, refused with a reason where they are anything
-//! else. Not here: what ssh_config makes of an alias (`runners`), which kinds of target a tunnel serves (`app.rs`).
+//! Here: `ssh://user@host[:port][/dir]`, `[user@]ALIAS`, `local` and the `KEY:` of every provider, refused with a reason
+//! where they are anything else. Not here: what ssh_config makes of an alias (`runners`), which kinds of target a tunnel
+//! serves (`placing.rs`), which providers there are (`runners::provider`).
 
 use std::net::Ipv6Addr;
+use std::path::PathBuf;
 
-use crate::app::{SshTarget, TargetSpec};
+use runners::provider;
+
+use crate::app::{ProviderConfig, ProviderTarget, SshTarget, TargetSpec};
+use crate::secrets::Secrets;
 
 /// Why a TARGET was not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum TargetError {
     /// Nothing there.
-    #[error("the target is empty; give ssh://user@host[:port][/dir], an ssh_config alias, or `local`")]
+    #[error("the target is empty; give {}", kinds())]
     Empty,
-    /// A kind that a later version serves.
-    #[error(
-        "`{0}` targets are not supported yet by this version; it serves ssh://user@host[:port][/dir], ssh_config aliases and `local`"
-    )]
-    NotYet(&'static str),
     /// A scheme nobody serves.
-    #[error(
-        "`{0}` is not a kind of target; give ssh://user@host[:port][/dir], an ssh_config alias, or `local`"
-    )]
+    #[error("`{scheme}` is not a kind of target; give {kinds}", scheme = .0, kinds = kinds())]
     Scheme(String),
+    /// A provider's key with slashes.
+    #[error("a provider's target has no slashes: write `{0}:` for a new lease, or `{0}:ID`")]
+    ProviderUrl(&'static str),
     /// A password stands in the URL.
     #[error(
         "a password in the target is not accepted: it would stand in the process list; use a key (--identity FILE) or an SSH agent"
@@ -45,8 +46,17 @@ pub enum TargetError {
     AliasWithMore,
 }
 
-/// Kinds that later versions serve.
-const NOT_YET: [&str; 3] = ["e2b", "daytona", "worker"];
+/// Longest id of a lease in bytes.
+const MAX_ID_BYTES: usize = 512;
+
+/// What can be given.
+fn kinds() -> String {
+    let providers: String = provider::PROVIDERS
+        .iter()
+        .map(|provider| format!(", `{}:[ID]`", provider.key))
+        .collect();
+    format!("ssh://user@host[:port][/dir], an ssh_config alias{providers}, or `local`")
+}
 
 /// Reads TARGET.
 ///
@@ -56,6 +66,7 @@ const NOT_YET: [&str; 3] = ["e2b", "daytona", "worker"];
 ///   absolute; `/~/dir` is below the home folder; `/` alone is the home folder.
 /// - `[user@]ALIAS`: a `Host` of ssh_config or a plain host name.
 /// - `local`: this machine.
+/// - `KEY:` and `KEY:ID`: a provider's sandbox, a new one or the one of that lease. Its configuration is an option.
 ///
 /// # Errors
 ///
@@ -70,21 +81,48 @@ pub fn parse(text: &str) -> Result<TargetSpec, TargetError> {
     if let Some(rest) = text.strip_prefix("ssh://") {
         return ssh_url(rest).map(TargetSpec::Ssh);
     }
-    if let Some(kind) = NOT_YET
-        .into_iter()
-        .find(|kind| text.strip_prefix(kind).is_some_and(|rest| rest.starts_with(':')))
-    {
-        return Err(TargetError::NotYet(kind));
-    }
-    if let Some((scheme, _)) = text.split_once("://") {
+    if let Some((scheme, rest)) = text.split_once(':') {
+        if let Some(spec) = provider::find(scheme) {
+            return lease(spec, rest).map(TargetSpec::Provider);
+        }
         let plain = !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric());
-        return Err(TargetError::Scheme(if plain {
-            format!("{scheme}://")
-        } else {
-            "that".into()
-        }));
+        if rest.starts_with("//") {
+            return Err(TargetError::Scheme(if plain {
+                format!("{scheme}://")
+            } else {
+                "that".into()
+            }));
+        }
+        // `host:22` and `host:/dir` are what people write for an alias.
+        let like_an_alias =
+            rest.starts_with('/') || rest.bytes().next().is_some_and(|byte| byte.is_ascii_digit());
+        if plain && !like_an_alias {
+            return Err(TargetError::Scheme(format!("{scheme}:")));
+        }
     }
     alias(text).map(TargetSpec::Ssh)
+}
+
+fn lease(spec: &'static provider::ProviderSpec, id: &str) -> Result<ProviderTarget, TargetError> {
+    if id.starts_with("//") {
+        return Err(TargetError::ProviderUrl(spec.key));
+    }
+    if id.len() > MAX_ID_BYTES || id.starts_with('-') || !id.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(TargetError::Part {
+            part: "lease's id",
+            fault: "is too long, begins with `-`, or holds something other than visible ASCII",
+        });
+    }
+    Ok(ProviderTarget {
+        spec,
+        id: Some(id.to_owned()).filter(|id| !id.is_empty()),
+        leases: PathBuf::new(),
+        config: ProviderConfig::default(),
+        secrets: Secrets::default(),
+        environment_id: None,
+        issue_id: None,
+        company_id: None,
+    })
 }
 
 fn ssh_url(rest: &str) -> Result<SshTarget, TargetError> {
@@ -332,19 +370,37 @@ mod tests {
     }
 
     #[test]
-    fn kinds_of_later_versions_are_named() {
-        for (text, kind) in [
-            ("e2b:abc", "e2b"),
-            ("daytona:abc", "daytona"),
-            ("worker:lease", "worker"),
-            ("e2b://abc", "e2b"),
-        ] {
-            assert_eq!(parse(text).unwrap_err(), TargetError::NotYet(kind));
+    fn every_provider_is_a_kind_of_target() {
+        for provider in provider::PROVIDERS {
+            let key = provider.key;
+            let Ok(TargetSpec::Provider(fresh)) = parse(&format!("{key}:")) else {
+                panic!("{key}: is not taken")
+            };
+            let Ok(TargetSpec::Provider(known)) = parse(&format!("{key}:a/b:c")) else {
+                panic!("{key}:ID is not taken")
+            };
+
+            assert_eq!((fresh.spec.key, fresh.id), (key, None));
+            assert_eq!(known.id.as_deref(), Some("a/b:c"));
+            for bad in ["//abc", "-x", "a b", "a\u{202e}b", &"x".repeat(513)] {
+                assert!(parse(&format!("{key}:{bad}")).is_err(), "{key}:{bad} was taken");
+            }
+            assert!(TargetError::Empty.to_string().contains(&format!("`{key}:[ID]`")));
         }
-        assert_eq!(
-            parse("http://host").unwrap_err(),
-            TargetError::Scheme("http://".into())
-        );
+    }
+
+    #[test]
+    fn a_kind_that_is_none_is_told_from_an_alias_with_a_port() {
+        for (text, scheme) in [
+            ("http://host", "http://"),
+            ("nobody:abc", "nobody:"),
+            ("nobody:", "nobody:"),
+        ] {
+            assert_eq!(parse(text).unwrap_err(), TargetError::Scheme(scheme.into()));
+        }
+        for text in ["box:22", "box:/srv"] {
+            assert_eq!(parse(text).unwrap_err(), TargetError::AliasWithMore);
+        }
     }
 
     proptest::proptest! {

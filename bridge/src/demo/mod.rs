@@ -111,7 +111,7 @@ fn request(
             ssh_config: false,
         }),
         upstream,
-        credential: credential.clone(),
+        credential: credential.clone().into(),
         run_id: config::run_id(None),
         rules: Arc::new(Rules::from_pack(Pack::newest())),
         limits: Limits {
@@ -316,7 +316,7 @@ fn times(count: usize) -> String {
 
 /// Ends the session and looks whether anything still listens.
 async fn end(session: OpenSession, agent: &Agent) -> Step {
-    let left = session.close().await.err();
+    let left = session.close().await.err().map(|left| left.to_string());
     let listening = agent.is_answered().await;
     let came_out = match (&left, listening) {
         (None, false) => "nothing".into(),

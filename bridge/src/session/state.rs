@@ -16,6 +16,7 @@ use uuid::Uuid;
 /// A longer record is none of ours.
 const RECORD_MAX_BYTES: u64 = 64 * 1024;
 const VERSION: u32 = 1;
+const RECORD: &str = "session.json";
 
 /// One session as it was written down.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -123,16 +124,7 @@ impl StateFolder {
     ///
     /// [`StateError`]; nothing is changed where somebody else has it.
     pub(crate) fn open(path: &Path) -> Result<Self, StateError> {
-        let fault = |source| io_error(path, source);
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(path)
-            .map_err(fault)?;
-        let seen = std::fs::metadata(path).map_err(fault)?;
-        if seen.uid() != rustix::process::geteuid().as_raw() || seen.mode() & 0o022 != 0 {
-            return Err(StateError::NotOurs(path.to_owned()));
-        }
+        own_folder(path)?;
         let lock_path = path.join("lock");
         let lock = options()
             .write(true)
@@ -190,22 +182,8 @@ impl StateFolder {
 
     /// Writes the session down, whole or not at all.
     pub(crate) fn record(&self, record: &SessionRecord) -> Result<(), StateError> {
-        let path = self.record_path();
-        let fault = |error| io_error(&path, error);
-        let fresh = self.path.join("session.json.new");
-        let text = serde_json::to_vec(record).map_err(|error| fault(error.into()))?;
-        let mut file = options()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .open(&fresh)
-            .map_err(fault)?;
-        file.write_all(&text).map_err(fault)?;
-        file.sync_all().map_err(fault)?;
-        std::fs::rename(&fresh, &path).map_err(fault)?;
-        File::open(&self.path)
-            .and_then(|folder| folder.sync_all())
-            .map_err(fault)
+        let text = serde_json::to_vec(record).map_err(|error| io_error(&self.record_path(), error.into()))?;
+        write_whole(&self.path, RECORD, &text)
     }
 
     /// The session has ended in order: nothing is left for a successor.
@@ -218,18 +196,70 @@ impl StateFolder {
     }
 
     fn record_path(&self) -> PathBuf {
-        self.path.join("session.json")
+        self.path.join(RECORD)
     }
 }
 
-fn options() -> OpenOptions {
+/// Makes a folder that only we can read, where there is none, with its parents.
+///
+/// # Errors
+///
+/// [`StateError::NotOurs`] where others could write into it.
+pub(crate) fn own_folder(path: &Path) -> Result<(), StateError> {
+    let fault = |source| io_error(path, source);
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(fault)?;
+    let seen = std::fs::metadata(path).map_err(fault)?;
+    if seen.uid() != rustix::process::geteuid().as_raw() || seen.mode() & 0o022 != 0 {
+        return Err(StateError::NotOurs(path.to_owned()));
+    }
+    Ok(())
+}
+
+/// Writes a file of `folder`, whole or not at all; it is on the disk when this returns.
+///
+/// # Errors
+///
+/// [`StateError::Io`]; what stood there before stands there still.
+pub(crate) fn write_whole(folder: &Path, name: &str, text: &[u8]) -> Result<(), StateError> {
+    let path = folder.join(name);
+    let fault = |error| io_error(&path, error);
+    let fresh = folder.join(format!("{name}.new"));
+    let mut file = options()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .open(&fresh)
+        .map_err(fault)?;
+    file.write_all(text).map_err(fault)?;
+    file.sync_all().map_err(fault)?;
+    std::fs::rename(&fresh, &path).map_err(fault)?;
+    sync_folder(folder)
+}
+
+/// What was made, renamed or removed in it is so on the disk when this returns.
+///
+/// # Errors
+///
+/// [`StateError::Io`].
+pub(crate) fn sync_folder(folder: &Path) -> Result<(), StateError> {
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(|error| io_error(folder, error))
+}
+
+/// Opens files of our own: for nobody else to read, and through no link.
+pub(crate) fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or_default();
     options.mode(0o600).custom_flags(flags);
     options
 }
 
-fn io_error(path: &Path, source: io::Error) -> StateError {
+pub(crate) fn io_error(path: &Path, source: io::Error) -> StateError {
     StateError::Io {
         path: path.to_owned(),
         source,

@@ -160,7 +160,7 @@ impl World {
             rules: Arc::clone(&self.rules),
             limits: Limits::default(),
             rate: None,
-            upstream: Upstream::new(&settings, &Secret::new(super::CREDENTIAL)).expect("a client"),
+            upstream: Upstream::new(&settings, Secret::new(super::CREDENTIAL)).expect("a client"),
             token: token.digest(),
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
         })

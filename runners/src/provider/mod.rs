@@ -25,7 +25,11 @@ use crate::http::HttpClient;
 use crate::{CommandManagedRuntimeRunner, RunnerError, SecretText, Shell};
 
 /// Every provider of this build, in the order in which they are listed.
-pub static PROVIDERS: &[&ProviderSpec] = &[];
+pub static PROVIDERS: &[&ProviderSpec] = &[
+    &crate::daytona::DAYTONA,
+    &crate::e2b::E2B,
+    &crate::fake::SPEC,
+];
 
 /// The provider whose targets start with `key:`.
 #[must_use]
@@ -121,6 +125,9 @@ pub trait SecretSource: Send + Sync {
     ///
     /// [`SecretFault`]: the reference, where it was looked for, and never the value.
     fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>>;
+
+    /// The provider answered 401 to what `reference` gave: it is read anew at its next use, however fresh it seems.
+    fn rejected(&self, _reference: &str) {}
 }
 
 /// Signs requests to a provider; the form of the signature is no business of this crate's.
@@ -287,6 +294,23 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// [`ProviderError::Unsupported`] where the provider has no list.
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>>;
+
+    /// Whose sandboxes these are: what two leases of the same id differ in, such as the address of an installation.
+    /// Empty where ids are never used twice. Connects to nothing, and holds no secret.
+    fn account(&self) -> String {
+        String::new()
+    }
+
+    /// The ids of the sandboxes that were made for the scope's run: for an acquire whose answer was lost.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError::Unsupported`] where the provider cannot tell them apart.
+    fn made_for<'a>(&'a self, _scope: &'a LeaseScope) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+        Box::pin(std::future::ready(Err(ProviderError::Unsupported(
+            "finding the sandboxes of a run",
+        ))))
+    }
 
     /// Runs commands in the lease's sandbox. One runner serves all its executions; it never acquires another lease.
     ///

@@ -148,7 +148,7 @@ fn read(file: &Path) -> Result<Vec<u8>, String> {
 }
 
 /// The target folder that this very program was built into.
-fn target_folder() -> PathBuf {
+pub(crate) fn target_folder() -> PathBuf {
     let program = std::env::current_exe().expect("a program knows its own path");
     // TARGET/PROFILE/deps/TEST, TARGET/PROFILE/BENCH, TARGET/TRIPLE/PROFILE/…: cargo marks the first of them.
     let folder = program

@@ -5,6 +5,7 @@
 
 mod first_call;
 mod exit_codes;
+mod envelope;
 mod denial;
 mod http1;
 mod upstreams;
@@ -23,6 +24,9 @@ mod queue;
 mod queue_restart;
 mod queue_hosted;
 mod attacks;
+mod fake_target;
+mod leases;
+mod secrets;
 
 use paperclip_bridge_tests::sshd;
 

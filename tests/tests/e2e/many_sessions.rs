@@ -130,7 +130,7 @@ fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: Strin
             ssh_config: false,
         }),
         upstream: UpstreamSettings::parse(&upstream.url(), None).expect("a URL"),
-        credential: Secret::new(CREDENTIAL),
+        credential: Secret::new(CREDENTIAL).into(),
         run_id,
         rules: Arc::clone(rules),
         limits: Limits::default(),

@@ -4,3 +4,8 @@
 
 mod local;
 mod ssh;
+mod fake;
+mod e2b;
+mod daytona;
+mod daytona_facts;
+mod daytona_sdk;

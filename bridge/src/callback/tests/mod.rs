@@ -1,6 +1,7 @@
 //! The whole path in memory: an agent's bytes in, a scripted upstream on loopback behind.
 
 mod message;
+mod credential;
 mod ways;
 
 use std::future::Future;
@@ -13,7 +14,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel::{AgentStream, Listening};
 
-use crate::secrets::Secret;
+use crate::secrets::{LiveSecret, Secret};
 use crate::session::budget::Budget;
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
 use crate::upstream::{Upstream, UpstreamSettings};
@@ -33,6 +34,7 @@ struct Shape {
     rate: Option<RateLimit>,
     deadline: Option<Duration>,
     base_path: &'static str,
+    credential: Option<LiveSecret>,
 }
 
 /// One request as the upstream read it, and the stream to answer on.
@@ -74,7 +76,11 @@ async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(
         rules: Arc::new(Rules::from_pack(Pack::newest())),
         limits: shape.limits.unwrap_or_default(),
         rate: shape.rate,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(
+            &settings,
+            shape.credential.unwrap_or_else(|| Secret::new(CREDENTIAL).into()),
+        )
+        .unwrap(),
         token: token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
@@ -602,7 +608,7 @@ async fn an_upstream_that_is_not_there_was_sent_nothing() {
         rules: Arc::clone(&world.session.rules),
         limits: Limits::default(),
         rate: None,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: world.token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
@@ -819,7 +825,7 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
         rules: Arc::clone(&base.session.rules),
         limits: Limits::default(),
         rate: None,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: base.token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
@@ -985,7 +991,7 @@ fn offline() -> Arc<Session> {
         rules: Arc::new(Rules::none()),
         limits: Limits::default(),
         rate: None,
-        upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).unwrap(),
+        upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: Token::from_random([7; 24]).digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     })

@@ -1,7 +1,7 @@
-//! From what a session shall be to where it runs: the runner of its target, and the ladder of tunnels to it.
+//! The ladder of tunnels to a place, and the gateway's program that some of them need.
 //!
-//! Here: which tunnels a target has, in which order, and the gateway's program that some of them need. Nothing is
-//! connected yet. Not here: the climbing (`tunnel::ladder`), what is then opened (`app.rs`).
+//! Here: which tunnels a place has, in which order. Nothing is connected yet. Not here: the climbing
+//! (`tunnel::ladder`), the place itself (`mod.rs`).
 
 use std::path::Path;
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use policy::Limits;
-use runners::local::{BaseEnvironment, LocalRunner};
-use runners::ssh::{SshHost, SshPool, SshRunner};
+use runners::provider::RelayRoute;
+use runners::ssh::SshHost;
 use runners::{CommandManagedRuntimeRunner, SecretText, Shell};
 use tokio_util::sync::CancellationToken;
 use tunnel::http2::{Http2, Http2Options};
@@ -22,12 +22,11 @@ use tunnel::queue::{Bodies, Journal, Queue, QueueOptions, QueuePlace};
 use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
 use tunnel::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
 
-use crate::app::{GatewayChoice, OpenError, SessionRequest, TargetSpec, TunnelChoice};
-use crate::config::environment;
+use super::Reach;
+use crate::app::{GatewayChoice, OpenError, SessionRequest, TunnelChoice};
 use crate::gateway;
 use crate::session::identity::Identity;
 use crate::session::state::StateFolder;
-use crate::session::target;
 
 /// Beyond the largest body and head, what an agent may have sent before anybody reads it.
 const STREAM_SLACK_BYTES: usize = 256 * 1024;
@@ -38,35 +37,6 @@ const GATEWAY_MAX_BYTES: u64 = 32 * 1024 * 1024;
 
 /// The name of the tunnel whose gateway outlives us.
 pub(crate) const QUEUE: &str = "queue_v1";
-
-/// What runs commands on the target, and the connection it shares, if there is one.
-pub(crate) type OnTarget = (Arc<dyn CommandManagedRuntimeRunner>, Option<Arc<SshHost>>);
-
-/// The runner of the target.
-///
-/// # Errors
-///
-/// [`OpenError::Configuration`] for what cannot be read.
-pub(crate) fn runner(request: &SessionRequest, pool: &SshPool) -> Result<OnTarget, OpenError> {
-    match &request.target {
-        TargetSpec::Local => {
-            let base = BaseEnvironment {
-                home: environment("HOME").unwrap_or_else(|| "/".into()),
-                user: environment("USER").unwrap_or_default(),
-                lang: environment("LANG").unwrap_or_else(|| "C.UTF-8".into()),
-            };
-            Ok((Arc::new(LocalRunner::new(base, None)), None))
-        }
-        TargetSpec::Ssh(target) => {
-            let (settings, notes) = target::ssh_settings(target).map_err(OpenError::Configuration)?;
-            for note in notes {
-                tracing::debug!(note, "ssh_config is not followed in one point");
-            }
-            let host = pool.host(settings);
-            Ok((Arc::new(SshRunner::new(Arc::clone(&host))), Some(host)))
-        }
-    }
-}
 
 /// Where a session will listen.
 pub(crate) struct Placed {
@@ -84,7 +54,7 @@ pub(crate) struct Placed {
 pub(crate) fn ladder(
     request: &SessionRequest,
     runner: &Arc<dyn CommandManagedRuntimeRunner>,
-    host: Option<&Arc<SshHost>>,
+    reach: &Reach,
     identity: &Identity,
     state: Option<&StateFolder>,
 ) -> Result<Placed, OpenError> {
@@ -92,23 +62,42 @@ pub(crate) fn ladder(
     let tunnels = Tunnels {
         request,
         runner,
+        shell: reach.shell(),
         identity,
         state,
         queue_place: QueuePlace::default(),
     };
-    let rungs = match (&request.tunnel, host) {
+    let rungs = match (&request.tunnel, reach) {
         // What a predecessor left is a queue; no other tunnel can go on with it.
         (TunnelChoice::Auto, _) if identity.resumes() => vec![tunnels.queue()?],
-        (TunnelChoice::Auto | TunnelChoice::Local, None) => vec![tunnels.local()],
-        (TunnelChoice::SshReverse, None) => return refused("the target `local` takes no ssh-reverse tunnel"),
-        (TunnelChoice::Local, Some(_)) => return refused("an SSH target takes no local tunnel"),
+        (TunnelChoice::Auto | TunnelChoice::Local, Reach::Local) => vec![tunnels.local()],
         // No other tunnel listens on a socket: there is nothing to fall back to.
-        (TunnelChoice::Auto, Some(host)) if request.unix_socket.is_some() => vec![tunnels.reverse(host)],
-        (TunnelChoice::Auto, Some(host)) => {
+        (TunnelChoice::Auto, Reach::Ssh(host)) if request.unix_socket.is_some() => {
+            vec![tunnels.reverse(host)]
+        }
+        (TunnelChoice::Auto, Reach::Ssh(host)) => {
             vec![tunnels.reverse(host), tunnels.http2()?, tunnels.queue()?]
         }
-        (TunnelChoice::SshReverse, Some(host)) => vec![tunnels.reverse(host)],
-        (TunnelChoice::Http2, _) => vec![tunnels.http2()?],
+        (TunnelChoice::Auto, Reach::Leased(held)) => {
+            let mut rungs: Vec<_> = held.relay.iter().map(|route| tunnels.worker(route)).collect();
+            rungs.extend([tunnels.http2_by_duplex()?, tunnels.queue()?]);
+            rungs
+        }
+        (TunnelChoice::SshReverse, Reach::Ssh(host)) => vec![tunnels.reverse(host)],
+        (TunnelChoice::SshReverse, Reach::Local | Reach::Leased(_)) => {
+            return refused("an ssh-reverse tunnel needs an SSH target");
+        }
+        (TunnelChoice::Local, Reach::Ssh(_) | Reach::Leased(_)) => {
+            return refused("a local tunnel serves only the target `local`");
+        }
+        (TunnelChoice::Worker, Reach::Leased(held)) => match &held.relay {
+            Some(route) => vec![tunnels.worker(route)],
+            None => return refused("the configuration of this target's provider names no relay"),
+        },
+        (TunnelChoice::Worker, Reach::Local | Reach::Ssh(_)) => {
+            return refused("a worker tunnel needs a provider's target with a relay");
+        }
+        (TunnelChoice::Http2, _) => vec![tunnels.http2_by_duplex()?],
         (TunnelChoice::Queue, _) => vec![tunnels.queue()?],
     };
     Ok(Placed {
@@ -126,6 +115,7 @@ pub(crate) fn ladder(
 pub(crate) async fn clear_predecessor(
     request: &SessionRequest,
     runner: &Arc<dyn CommandManagedRuntimeRunner>,
+    reach: &Reach,
     identity: &Identity,
 ) -> Result<(), OpenError> {
     if identity.resumes() {
@@ -134,6 +124,7 @@ pub(crate) async fn clear_predecessor(
     let tunnels = Tunnels {
         request,
         runner,
+        shell: reach.shell(),
         identity,
         state: None,
         queue_place: QueuePlace::default(),
@@ -155,6 +146,7 @@ pub(crate) async fn clear_predecessor(
 struct Tunnels<'a> {
     request: &'a SessionRequest,
     runner: &'a Arc<dyn CommandManagedRuntimeRunner>,
+    shell: Shell,
     identity: &'a Identity,
     state: Option<&'a StateFolder>,
     queue_place: QueuePlace,
@@ -181,9 +173,29 @@ impl Tunnels<'_> {
         Box::new(SshReverse::new(Arc::clone(host), options))
     }
 
+    /// The hook for the push relay, which this version does not have yet.
+    fn worker(&self, _: &RelayRoute) -> Box<dyn Tunnel> {
+        Box::new(NotHere {
+            tunnel: "worker",
+            reason: "no_relay",
+            detail: "this version has no tunnel over a Worker's relay",
+        })
+    }
+
+    fn http2_by_duplex(&self) -> Result<Box<dyn Tunnel>, OpenError> {
+        if self.runner.capabilities().duplex {
+            return self.http2();
+        }
+        Ok(Box::new(NotHere {
+            tunnel: "http2_v1",
+            reason: "no_duplex",
+            detail: "this target offers no byte stream to a running command",
+        }))
+    }
+
     fn http2(&self) -> Result<Box<dyn Tunnel>, OpenError> {
         let Some(launcher) = self.launcher()? else {
-            return Ok(Box::new(NoGateway("http2_v1")));
+            return Ok(Box::new(no_gateway("http2_v1")));
         };
         let options = Http2Options {
             max_body: self.request.limits.max_body,
@@ -195,7 +207,7 @@ impl Tunnels<'_> {
 
     fn queue(&self) -> Result<Box<dyn Tunnel>, OpenError> {
         let Some(launcher) = self.launcher()? else {
-            return Ok(Box::new(NoGateway(QUEUE)));
+            return Ok(Box::new(no_gateway(QUEUE)));
         };
         let max_body = usize::try_from(self.request.limits.max_body).unwrap_or(usize::MAX);
         let mut options = QueueOptions::new(self.name()?, self.token(), max_body);
@@ -234,7 +246,7 @@ impl Tunnels<'_> {
     /// `None` where the built-in gateway is asked for and there is none.
     fn launcher(&self) -> Result<Option<Launcher>, OpenError> {
         let program = program(&self.request.gateway)?;
-        Ok(program.map(|program| Launcher::new(Arc::clone(self.runner), Shell::Sh, program)))
+        Ok(program.map(|program| Launcher::new(Arc::clone(self.runner), self.shell, program)))
     }
 
     fn name(&self) -> Result<SessionName, OpenError> {
@@ -262,11 +274,23 @@ pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Stands in the ladder for a tunnel whose gateway we do not have.
+/// Stands in the ladder for a tunnel that this target cannot have.
 #[derive(Debug)]
-struct NoGateway(&'static str);
+struct NotHere {
+    tunnel: &'static str,
+    reason: &'static str,
+    detail: &'static str,
+}
 
-impl Tunnel for NoGateway {
+const fn no_gateway(tunnel: &'static str) -> NotHere {
+    NotHere {
+        tunnel,
+        reason: "no_gateway_for_platform",
+        detail: "this daemon was built without a gateway; name one with --gateway PATH, or --gateway node:PATH",
+    }
+}
+
+impl Tunnel for NotHere {
     fn serve(
         self: Box<Self>,
         _: Arc<dyn Callbacks>,
@@ -274,15 +298,14 @@ impl Tunnel for NoGateway {
         _: CancellationToken,
     ) -> BoxFuture<'static, TunnelEnd> {
         std::future::ready(TunnelEnd::Refused {
-            reason: "no_gateway_for_platform",
-            detail: "this daemon was built without a gateway; name one with --gateway PATH, or --gateway node:PATH"
-                .to_owned(),
+            reason: self.reason,
+            detail: self.detail.to_owned(),
         })
         .boxed()
     }
 
     fn name(&self) -> &'static str {
-        self.0
+        self.tunnel
     }
 }
 

@@ -1,0 +1,207 @@
+//! A session that is ready, and its end in order.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use policy::Token;
+use runners::CommandManagedRuntimeRunner;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tunnel::ladder::Attempt;
+use tunnel::{Status, TunnelEnd};
+use uuid::Uuid;
+
+use super::environment::{Told, variables};
+use crate::placing::Reach;
+use crate::session::Session;
+use crate::session::state::StateFolder;
+
+/// Callbacks under way get so long to end when a session is closed.
+const DRAINING: Duration = Duration::from_secs(5);
+/// The tunnel gets so long to take its listener down; it promises five seconds.
+const TAKING_DOWN: Duration = Duration::from_secs(6);
+
+/// A session that is ready, and everything its owner needs.
+///
+/// Dropped without [`Self::close`], its tunnel is cut off at once, without waiting for anything.
+#[derive(Debug)]
+pub struct OpenSession {
+    /// Our name of it.
+    pub id: Uuid,
+    /// What the agent calls, such as `http://127.0.0.1:40123`, or `unix:PATH`.
+    pub url: String,
+    /// The agent's throw-away token; printed once. `None` where a predecessor of this process gave it out.
+    pub token: Option<Token>,
+    /// The tunnel that was taken, such as `ssh-reverse`.
+    pub tunnel: &'static str,
+    /// The better tunnels that were tried before, and why they were not taken.
+    pub ladder: Vec<Attempt>,
+    /// Where a `queue_v1` lies on the target.
+    pub queue_directory: Option<String>,
+    /// The run id that was taken.
+    pub run_id: String,
+    /// Runs commands on the target.
+    pub runner: Arc<dyn CommandManagedRuntimeRunner>,
+    /// Told of every change of the tunnel.
+    pub status: watch::Receiver<Status>,
+    pub(super) session: Arc<Session>,
+    pub(super) reach: Reach,
+    pub(super) state: Option<StateFolder>,
+    pub(super) serving: Serving,
+}
+
+/// The tunnel at work; ends with its owner.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) task: JoinHandle<TunnelEnd>,
+    pub(super) stop: CancellationToken,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// What a session's end has left behind, a line each.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// What may still be on the target, or whose outcome was given up.
+    pub on_target: Option<String>,
+    /// What the provider has not confirmed.
+    pub owed: Option<String>,
+}
+
+impl fmt::Display for Left {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut lines = self.on_target.iter().chain(&self.owed);
+        if let Some(first) = lines.next() {
+            f.write_str(first)?;
+        }
+        lines.try_for_each(|line| write!(f, "; {line}"))
+    }
+}
+
+impl std::error::Error for Left {}
+
+impl Left {
+    fn on_target(line: String) -> Self {
+        Self {
+            on_target: Some(line),
+            owed: None,
+        }
+    }
+}
+
+impl OpenSession {
+    /// What the agent's process is given, all of it named `PAPERCLIP_*`. `PAPERCLIP_API_KEY` is the token, and left out
+    /// where only the agent knows it; over `queue_v1` the queue's directory is among it, as Paperclip's own host has it.
+    #[must_use]
+    pub fn environment(&self) -> BTreeMap<String, String> {
+        variables(Told {
+            url: &self.url,
+            token: self.token.as_ref().map(Token::expose),
+            run_id: &self.run_id,
+            tunnel: self.tunnel,
+            queue: self.queue_directory.as_deref(),
+        })
+    }
+
+    /// The provider's own name of the lease that the session stands on, if it stands on one.
+    #[must_use]
+    pub fn lease(&self) -> Option<&str> {
+        self.reach.lease().map(|held| held.lease.id.as_str())
+    }
+
+    /// Returns when the lease under the session is lost, with the provider's words; never for other targets. Cancel safe.
+    pub fn lease_lost(&self) -> impl Future<Output = String> + use<> {
+        let loss = self.reach.lease().map(crate::leases::HeldLease::loss);
+        async move {
+            match loss {
+                Some(loss) => loss.wait().await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Ends the session in order: no new callbacks, those under way get five seconds, the listener on the target is
+    /// taken down, which gets five more, and a lease is given back.
+    ///
+    /// # Errors
+    ///
+    /// [`Left`]: what is left on the target or owed.
+    pub async fn close(self) -> Result<(), Left> {
+        let Self {
+            session,
+            reach,
+            state,
+            mut serving,
+            runner,
+            ..
+        } = self;
+        let open = session.drain(DRAINING).await;
+        serving.stop.cancel();
+        let ended = tokio::time::timeout(TAKING_DOWN, &mut serving.task).await;
+        drop(runner);
+        let (gone_with, owed) = match reach {
+            Reach::Ssh(host) if Arc::strong_count(&host) == 1 => {
+                host.close().await;
+                (GoneWith::Connection, None)
+            }
+            Reach::Local | Reach::Ssh(_) => (GoneWith::Nothing, None),
+            Reach::Leased(held) => {
+                let lost = held.is_lost();
+                match held.give_back().await {
+                    Ok(()) => (GoneWith::Sandbox, None),
+                    Err(owed) if lost => (GoneWith::Sandbox, Some(owed)),
+                    Err(owed) => (GoneWith::Nothing, Some(owed)),
+                }
+            }
+        };
+        let on_target = left_by(ended, gone_with);
+        if on_target.is_some() || owed.is_some() {
+            return Err(Left { on_target, owed });
+        }
+        if let Some(Err(error)) = state.map(|state| state.forget()) {
+            return Err(Left::on_target(error.to_string()));
+        }
+        if open > 0 {
+            return Err(Left::on_target(format!(
+                "{open} callbacks were given up while their outcome was open"
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What took the listener on the target with it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum GoneWith {
+    Nothing,
+    /// What a server will not take down by itself goes with its connection.
+    Connection,
+    /// Everything.
+    Sandbox,
+}
+
+/// What a tunnel's end leaves, where it leaves something.
+fn left_by(
+    ended: Result<Result<TunnelEnd, tokio::task::JoinError>, tokio::time::error::Elapsed>,
+    gone_with: GoneWith,
+) -> Option<String> {
+    match ended {
+        _ if gone_with == GoneWith::Sandbox => None,
+        Ok(Ok(TunnelEnd::StoppedUnclean(left))) if gone_with == GoneWith::Nothing => Some(left),
+        Ok(Ok(
+            TunnelEnd::Stopped
+            | TunnelEnd::StoppedUnclean(_)
+            | TunnelEnd::Refused { .. }
+            | TunnelEnd::Unreachable(_),
+        )) => None,
+        Ok(Err(error)) => Some(format!("the tunnel failed: {error}")),
+        Err(_) => Some("the tunnel did not end in time; its listener may still be there".to_owned()),
+    }
+}
