@@ -19,6 +19,8 @@ const MODULES = [
 ];
 const OBJECTS = { BRIDGE_LEASES: 'BridgeLeases', BRIDGE_NONCES: 'BridgeNonces', BRIDGE_RELAY: 'BridgeRelay' };
 const START_MS = 30_000;
+/** Kills what it started once its standard input ends, also when that is because this process was killed. */
+const KEEPER = '"$@" & runtime=$!; exec 3>&-; read -r _; kill -9 "$runtime"; wait "$runtime"';
 
 /** The key of the published test vectors: bytes 0 to 31. */
 export const KEY = Buffer.from(Array.from({ length: 32 }, (_, index) => index));
@@ -108,7 +110,8 @@ class World {
 
   async #serve(config) {
     const program = join(peers(), 'node_modules/@cloudflare/workerd-linux-64/bin/workerd');
-    const child = spawn(program, ['serve', '--control-fd=3', config], { stdio: ['ignore', 'pipe', 'pipe', 'pipe'], env: {} });
+    const command = ['-c', KEEPER, 'keeper', program, 'serve', '--control-fd=3', config];
+    const child = spawn('/bin/sh', command, { stdio: ['pipe', 'pipe', 'pipe', 'pipe'], env: {} });
     this.#child = child;
     for (const stream of [child.stdout, child.stderr]) {
       stream.on('data', (bytes) => {
@@ -121,7 +124,7 @@ class World {
         told += bytes;
         if (told.split('"event":"listen"').length > 2) resolve();
       });
-      child.on('exit', (code) => reject(new Error(`workerd ended with ${code}: ${this.#log}`)));
+      child.stdio[3].on('end', () => reject(new Error(`workerd has ended: ${this.#log}`)));
       child.on('error', reject);
       setTimeout(() => reject(new Error(`workerd did not listen in time: ${this.#log}`)), START_MS).unref();
     });
@@ -134,7 +137,7 @@ class World {
     this.#child = null;
     if (!child || child.exitCode !== null || child.signalCode !== null) return;
     const ended = new Promise((resolve) => child.on('exit', resolve));
-    child.kill('SIGKILL');
+    child.stdin.end();
     await ended;
   }
 
