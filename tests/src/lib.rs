@@ -16,9 +16,11 @@ pub mod sshd;
 pub mod dropbear;
 pub mod peer;
 pub mod user;
+pub mod workerd;
 pub mod processes;
 pub mod waiting;
 pub mod measure;
+pub mod conformance;
 
 pub use raw::{Agent, Answer, Broken, Wire};
 pub use upstream::{Script, Upstream};

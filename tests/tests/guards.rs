@@ -9,7 +9,7 @@ use std::process::Command;
 use serde_json::Value;
 
 /// Our packages by their place in the tree, and which of ours each may name.
-const ARROWS: [(&str, &[&str]); 8] = [
+const ARROWS: [(&str, &[&str]); 9] = [
     ("policy", &[]),
     ("runners", &[]),
     ("tunnel", &["runners", "tunnel/wire"]),

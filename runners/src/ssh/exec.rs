@@ -48,6 +48,12 @@ pub(super) async fn execute(
     execution: Execution,
 ) -> Result<ExecutionResult, RunnerError> {
     let command = RemoteCommand::new(&CommandParts::from(&execution))?;
+    if execution.cancel.is_cancelled() {
+        return Ok(ExecutionResult {
+            cancelled: true,
+            ..ExecutionResult::default()
+        });
+    }
     let mut session = host.session().await?;
     start(&mut session, &command.line).await?;
     let watched = Watched::new(&command.nonce);

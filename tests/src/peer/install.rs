@@ -69,21 +69,28 @@ fn install() -> Result<Installed, String> {
     if !(cfg!(target_os = "linux") && cfg!(target_arch = "x86_64")) {
         return Err("the pinned Node is for Linux on x86-64".to_owned());
     }
-    let manifest = read(&drivers().join("package.json"))?;
-    let lock = read(&drivers().join("package-lock.json"))?;
+    let folder = install_from(&drivers(), "peers")?;
+    Ok(Installed { folder })
+}
+
+/// Installs what `package.json` and `package-lock.json` of a folder name into `target/NAME/HASH`; that folder.
+///
+/// # Errors
+///
+/// Why it cannot be had here.
+pub(crate) fn install_from(source: &Path, name: &str) -> Result<PathBuf, String> {
+    let manifest = read(&source.join("package.json"))?;
+    let lock = read(&source.join("package-lock.json"))?;
     let mut hasher = DefaultHasher::new();
     (&manifest, &lock).hash(&mut hasher);
-    let peers = target_folder().join("peers");
+    let peers = target_folder().join(name);
     let folder = peers.join(format!("{:016x}", hasher.finish()));
-    let installed = Installed {
-        folder: folder.clone(),
-    };
     fs::create_dir_all(&peers).map_err(|error| format!("{}: {error}", peers.display()))?;
     // Test processes run side by side: one installs, the others wait here for it.
     let guard = File::create(peers.join("lock")).map_err(|error| format!("the lock file: {error}"))?;
     guard.lock().map_err(|error| format!("the lock file: {error}"))?;
     if folder.is_dir() {
-        return Ok(installed);
+        return Ok(folder);
     }
     let partial = peers.join("partial");
     drop(fs::remove_dir_all(&partial));
@@ -93,7 +100,7 @@ fn install() -> Result<Installed, String> {
     run_npm(&partial, &peers.join("npm-cache"))?;
     drop(fs::remove_dir_all(peers.join("npm-cache")));
     fs::rename(&partial, &folder).map_err(|error| format!("{}: {error}", folder.display()))?;
-    Ok(installed)
+    Ok(folder)
 }
 
 fn run_npm(folder: &Path, cache: &Path) -> Result<(), String> {
@@ -124,7 +131,7 @@ fn run_npm(folder: &Path, cache: &Path) -> Result<(), String> {
         let ended = child.try_wait().map_err(|error| format!("npm: {error}"))?;
         if let Some(status) = ended {
             let text = fs::read_to_string(&log).unwrap_or_default();
-            let reason = || format!("npm could not install the peer's packages ({status}): {text}");
+            let reason = || format!("npm could not install the packages ({status}): {text}");
             return status.success().then_some(()).ok_or_else(reason);
         }
         if started.elapsed() > INSTALL_LIMIT {

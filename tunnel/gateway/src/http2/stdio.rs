@@ -4,13 +4,14 @@
 //! anything else (a terminal, a file, `/dev/null`) goes through threads that block, because whether a descriptor blocks is
 //! a property of the open file, and a terminal is open in the parent, too. Not here: what is read and written.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream as StdUnixStream;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
 use rustix::fs::{FileType, fstat};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
 /// Bytes that come from the host.
@@ -36,7 +37,8 @@ fn input() -> io::Result<Input> {
     Ok(if kind == FileType::Fifo {
         Box::new(pipe::Receiver::from_owned_fd(widened(stdin.as_fd())?)?)
     } else if kind == FileType::Socket {
-        Box::new(socket(stdin.as_fd())?)
+        // It only reads, and is woken for that alone, which a stream of both directions is not.
+        Box::new(pipe::Receiver::from_owned_fd_unchecked(socket(stdin.as_fd())?)?)
     } else {
         Box::new(tokio::io::stdin())
     })
@@ -48,7 +50,7 @@ fn output() -> io::Result<Output> {
     Ok(if kind == FileType::Fifo {
         Box::new(pipe::Sender::from_owned_fd(widened(stdout.as_fd())?)?)
     } else if kind == FileType::Socket {
-        Box::new(socket(stdout.as_fd())?)
+        Box::new(SocketOutput::new(stdout.as_fd())?)
     } else {
         Box::new(tokio::io::stdout())
     })
@@ -65,8 +67,80 @@ fn widened(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     fd.try_clone_to_owned()
 }
 
-fn socket(fd: BorrowedFd<'_>) -> io::Result<UnixStream> {
-    let stream = StdUnixStream::from(fd.try_clone_to_owned()?);
-    stream.set_nonblocking(true)?;
-    UnixStream::from_std(stream)
+/// A second descriptor of the socket, which does not block.
+fn socket(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let fd = fd.try_clone_to_owned()?;
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(fd)
+}
+
+/// Writes a socket and waits for room only where there is none: the kernel tells of room each time the host has read, and
+/// an ordinary stream would wake for it.
+struct SocketOutput {
+    fd: OwnedFd,
+    /// Waits for room.
+    full: Option<pipe::Sender>,
+}
+
+impl SocketOutput {
+    fn new(fd: BorrowedFd<'_>) -> io::Result<Self> {
+        Ok(Self {
+            fd: socket(fd)?,
+            full: None,
+        })
+    }
+
+    /// - `now`: writes without waiting.
+    /// - `waiting`: the same where it can wait.
+    fn poll(
+        &mut self,
+        now: impl FnOnce(&OwnedFd) -> rustix::io::Result<usize>,
+        waiting: impl FnOnce(Pin<&mut pipe::Sender>) -> Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        let full = match &mut self.full {
+            Some(full) => full,
+            none => match now(&self.fd) {
+                Err(Errno::AGAIN | Errno::INTR) => {
+                    // It only writes, and is woken for that alone.
+                    none.insert(pipe::Sender::from_owned_fd_unchecked(self.fd.try_clone()?)?)
+                }
+                done => return Poll::Ready(Ok(done?)),
+            },
+        };
+        let written = ready!(waiting(Pin::new(full)));
+        self.full = None;
+        Poll::Ready(written)
+    }
+}
+
+impl AsyncWrite for SocketOutput {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.get_mut().poll(
+            |fd| rustix::io::write(fd, bytes),
+            |full| full.poll_write(cx, bytes),
+        )
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.get_mut().poll(
+            |fd| rustix::io::writev(fd, bytes),
+            |full| full.poll_write_vectored(cx, bytes),
+        )
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(rustix::net::shutdown(&self.fd, rustix::net::Shutdown::Write)?))
+    }
 }
