@@ -10,6 +10,7 @@ pub mod http;
 pub mod provider;
 pub mod local;
 pub mod ssh;
+pub mod worker;
 
 pub use runner::{
     Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input,

@@ -25,7 +25,7 @@ use crate::http::HttpClient;
 use crate::{CommandManagedRuntimeRunner, RunnerError, SecretText, Shell};
 
 /// Every provider of this build, in the order in which they are listed.
-pub static PROVIDERS: &[&ProviderSpec] = &[];
+pub static PROVIDERS: &[&ProviderSpec] = &[&crate::worker::SPEC];
 
 /// The provider whose targets start with `key:`.
 #[must_use]

@@ -681,6 +681,7 @@ impl Loopback {
     async fn accept(&self) -> (Worker<TcpStream>, String, http::HeaderMap) {
         let (stream, _) = self.listener.accept().await.unwrap();
         let mut seen = None;
+        #[expect(clippy::result_large_err, reason = "the library's own signature")]
         let note = |request: &Request, response: Upgraded| {
             seen = Some((request.uri().to_string(), request.headers().clone()));
             Ok::<Upgraded, ErrorResponse>(response)
@@ -894,15 +895,8 @@ async fn one_slow_reader_does_not_keep_the_others_waiting() {
 
     for stream in 2..50 {
         world.worker.ask(stream, true, asked("GET", "/small", &[])).await;
-        loop {
-            match world.worker.hear().await.unwrap() {
-                Frame::Data {
-                    stream: of,
-                    end: true,
-                    ..
-                } if of == stream => break,
-                _other => {}
-            }
-        }
+        let ended =
+            |frame: &Frame| matches!(frame, Frame::Data { stream: of, end: true, .. } if *of == stream);
+        while !ended(&world.worker.hear().await.unwrap()) {}
     }
 }
