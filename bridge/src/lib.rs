@@ -11,6 +11,7 @@ pub mod session;
 pub mod upstream;
 pub mod gateway;
 pub mod secrets;
+pub mod signing;
 pub mod telemetry;
 pub mod config;
 pub mod demo;

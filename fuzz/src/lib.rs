@@ -14,6 +14,7 @@ mod request;
 mod ready;
 mod http2;
 mod envelope;
+mod envelope_signed;
 mod listing;
 mod journal;
 mod known_hosts;
@@ -21,6 +22,7 @@ mod ssh_config;
 
 pub use decision::decision;
 pub use envelope::envelope;
+pub use envelope_signed::envelope_signed;
 pub use http2::http2;
 pub use journal::journal;
 pub use known_hosts::known_hosts;

@@ -14,7 +14,7 @@ const SEED: u64 = 0x9E37_79B9_7F4A_7C15;
 /// Longest mutated input, in bytes.
 const MAX_LEN: usize = 4_096;
 /// What means something to one of the parsers.
-const WORDS: [&str; 62] = [
+const WORDS: [&str; 65] = [
     "\r\n",
     "\r\n\r\n",
     "\n",
@@ -77,6 +77,9 @@ const WORDS: [&str; 62] = [
     "d 1 e x\n",
     "h 3 e\n",
     ":path: /api/agents/me\n",
+    "v1={sig}",
+    "X-Paperclip-Run-Id: r1\n",
+    "1767225600",
 ];
 
 #[test]
@@ -107,6 +110,11 @@ fn the_http2_corpus_and_mutations_of_it_break_no_law() {
 #[test]
 fn the_envelope_corpus_and_mutations_of_it_break_no_law() {
     replay("envelope", paperclip_bridge_fuzz::envelope);
+}
+
+#[test]
+fn the_corpus_of_signed_requests_and_mutations_of_it_break_no_law() {
+    replay("envelope_signed", paperclip_bridge_fuzz::envelope_signed);
 }
 
 #[test]
@@ -142,6 +150,7 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
         [
             "decision",
             "envelope",
+            "envelope_signed",
             "http2",
             "journal",
             "known_hosts",

@@ -2,7 +2,8 @@
 //!
 //! Here: the one canonical form of a request target ([`path`]), route templates and rules ([`route`],
 //! [`pack`], [`mod@file`], [`rules`]), the [`verdict`] on a callback and its explanation in words
-//! ([`explain`]), header and content-type lists, sizes, Host pins, tokens and rates as values.
+//! ([`explain`]), header and content-type lists, sizes, Host pins, tokens and rates as values; signed requests
+//! between the daemon and a Worker ([`envelope`]).
 //!
 //! Not here: IO, clocks, threads, randomness. Time and bytes are arguments; `no_std` makes the compiler
 //! keep it so. Logging, counting and auditing a verdict is the caller's work.
@@ -37,6 +38,7 @@ pub mod content_type;
 pub mod size;
 pub mod host;
 pub mod token;
+pub mod envelope;
 pub mod rate;
 pub mod mistakes;
 pub mod cases;

@@ -26,6 +26,12 @@ pub(crate) fn unix_seconds(datetime: &Datetime) -> Result<u64, &'static str> {
     u64::try_from(days * DAY + of_day - offset_minutes * 60).map_err(|_| "write a date after 1970")
 }
 
+/// Seconds since 1970-01-01T00:00:00Z of (year, month, day) and (hour, minute, second) in UTC.
+pub(crate) fn civil_seconds(date: (i64, i64, i64), clock: (i64, i64, i64)) -> Option<u64> {
+    let days = days_from_civil(date.0, date.1, date.2);
+    u64::try_from(days * DAY + clock.0 * 3600 + clock.1 * 60 + clock.2).ok()
+}
+
 /// `2026-12-01T00:00:00Z`.
 pub(crate) fn in_words(unix: u64) -> String {
     let unix = i64::try_from(unix).unwrap_or(i64::MAX);

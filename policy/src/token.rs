@@ -67,7 +67,9 @@ impl fmt::Debug for Token {
 }
 
 impl TokenDigest {
-    fn of(token: &[u8]) -> Self {
+    /// The digest of a token or bearer that came from elsewhere.
+    #[must_use]
+    pub fn of(token: &[u8]) -> Self {
         Self {
             bytes: Sha256::digest(token).into(),
         }

@@ -1,4 +1,4 @@
-//! Runs every case table under `policy/cases/`.
+//! Runs every case table under `policy/cases/` but that of signed requests, which `envelope.rs` runs.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -13,6 +13,9 @@ fn all() -> Vec<(PathBuf, CaseResult)> {
     let mut results = Vec::new();
     for entry in fs::read_dir(folder).expect("policy/cases exists") {
         let path = entry.expect("readable").path();
+        if path.ends_with("envelope.toml") {
+            continue;
+        }
         let text = fs::read_to_string(&path).expect("UTF-8");
         match cases::run(&text) {
             Ok(ran) => results.extend(ran.into_iter().map(|result| (path.clone(), result))),

@@ -21,6 +21,7 @@ mod opening;
 mod options;
 pub mod target;
 mod policies;
+mod envelope;
 mod check;
 mod signals;
 mod stdio;
@@ -94,6 +95,9 @@ enum Command {
     /// Check, explain and test policies
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
+    /// Sign and verify requests between the daemon and a Worker, for auditors
+    #[command(subcommand)]
+    Envelope(envelope::EnvelopeCommand),
     /// Check the configuration
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -181,6 +185,7 @@ pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
         Command::Open(arguments) => open::open(&app, arguments).await,
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
+        Command::Envelope(command) => envelope::run(&command),
         Command::Config(ConfigCommand::Check(arguments)) => check::check(&arguments),
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),

@@ -5,6 +5,7 @@
 
 mod first_call;
 mod exit_codes;
+mod envelope;
 mod denial;
 mod http1;
 mod upstreams;

@@ -1,0 +1,144 @@
+//! Signing the daemon's own requests to a Worker.
+//!
+//! Here: [`EnvelopeSigner`], which brings the clock and the random bytes. Not here: the format (`policy::envelope`), nor
+//! whether the request goes to the right host, which the caller sees to before it signs.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use policy::envelope::{KeyId, Nonce, SigningKey, Stamp, Unsigned, sign};
+use runners::SecretText;
+use runners::provider::{RequestSigner, UnsignedRequest};
+
+/// Signs with `PCS1-HMAC-SHA256`, at this machine's time.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct EnvelopeSigner;
+
+impl RequestSigner for EnvelopeSigner {
+    fn sign(
+        &self,
+        key_id: &str,
+        key: &SecretText,
+        request: &UnsignedRequest<'_>,
+    ) -> Result<Vec<(&'static str, String)>, String> {
+        let name = KeyId::parse(key_id).ok_or_else(|| {
+            format!("`{key_id}` is no name of a signing key; use 1 to 64 of A-Z a-z 0-9 . _ -")
+        })?;
+        let key = SigningKey::from_base64(key.expose().trim_ascii())
+            .map_err(|fault| format!("the signing key `{name}` {fault}"))?;
+        let stamp = Stamp {
+            key_id: &name,
+            timestamp: now_unix()?,
+            nonce: fresh_nonce()?,
+        };
+        let request = Unsigned {
+            method: request.method,
+            target: request.target,
+            host: request.host,
+            content_type: request.content_type,
+            context: request.context,
+            body: request.body,
+        };
+        sign(&key, stamp, &request)
+            .map(|signed| signed.into_fields().into())
+            .map_err(|fault| format!("the request cannot be signed: {fault}"))
+    }
+}
+
+fn now_unix() -> Result<u64, String> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since
+        .map(|since| since.as_secs())
+        .map_err(|_| "the clock of this machine is before 1970; set it by NTP".to_owned())
+}
+
+/// A nonce of the system's generator.
+///
+/// # Errors
+///
+/// The generator does not answer.
+pub(crate) fn fresh_nonce() -> Result<Nonce, String> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| format!("the system gives no random bytes: {error}"))?;
+    Ok(Nonce::from_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use policy::TokenDigest;
+    use policy::envelope::{KeyRing, Received, SeenNonces, Validity, Verifier};
+
+    use super::*;
+
+    /// Bytes 0 to 31.
+    const KEY: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+    const REQUEST: UnsignedRequest<'_> = UnsignedRequest {
+        method: "POST",
+        target: "/api/paperclip-sandbox/v1/exec",
+        host: "bridge.example.dev",
+        content_type: "application/json",
+        context: &[("run-id", "r1")],
+        body: b"{}",
+    };
+
+    #[test]
+    fn what_the_daemon_signs_is_taken_now_and_once() {
+        let key = SecretText::new(format!("{KEY}\n"));
+        let fields = EnvelopeSigner.sign("k1", &key, &REQUEST).unwrap();
+        let mut headers = vec![
+            ("Host", REQUEST.host.as_bytes()),
+            ("Content-Type", REQUEST.content_type.as_bytes()),
+            ("X-Paperclip-Run-Id", b"r1"),
+            ("Authorization", b"Bearer b"),
+        ];
+        headers.extend(fields.iter().map(|(name, value)| (*name, value.as_bytes())));
+        let received = Received {
+            method: REQUEST.method,
+            target: REQUEST.target,
+            headers: &headers,
+            has_trailers: false,
+            body: REQUEST.body,
+        };
+        let mut keys = KeyRing::default();
+        let signing_key = SigningKey::from_base64(KEY).unwrap();
+        keys.add(KeyId::parse("k1").unwrap(), signing_key, Validity::default())
+            .unwrap();
+        let verifier = Verifier::new(keys, [REQUEST.host], 1024, Some(TokenDigest::of(b"b")));
+        let seen = RefCell::new(SeenNonces::default());
+        let verdict = || verifier.verify(&received, &seen, now_unix().unwrap()).map(drop);
+
+        assert_eq!(verdict(), Ok(()));
+        assert!(verdict().is_err());
+    }
+
+    #[test]
+    fn each_request_has_a_nonce_of_its_own() {
+        let nonce = || {
+            let fields = EnvelopeSigner
+                .sign("k1", &SecretText::new(KEY), &REQUEST)
+                .unwrap();
+            let nonce = fields.into_iter().find(|(name, _)| *name == "X-Paperclip-Nonce");
+            nonce.unwrap().1
+        };
+
+        assert_ne!(nonce(), nonce());
+    }
+
+    #[test]
+    fn a_key_that_cannot_sign_is_named_and_not_shown() {
+        for key in ["c2hvcnQ=", "hunter2-hunter2-hunter2-hunter2-hunter2"] {
+            let error = EnvelopeSigner
+                .sign("k1", &SecretText::new(key), &REQUEST)
+                .unwrap_err();
+
+            assert!(error.contains("the signing key `k1`"), "{error}");
+            assert!(!error.contains("hunter2") && !error.contains("short"), "{error}");
+        }
+        assert!(
+            EnvelopeSigner
+                .sign("k 1", &SecretText::new(KEY), &REQUEST)
+                .is_err()
+        );
+    }
+}
