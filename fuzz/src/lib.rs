@@ -19,6 +19,8 @@ mod listing;
 mod journal;
 mod known_hosts;
 mod ssh_config;
+mod sse;
+mod relay_frames;
 
 pub use decision::decision;
 pub use envelope::envelope;
@@ -28,6 +30,8 @@ pub use journal::journal;
 pub use known_hosts::known_hosts;
 pub use listing::listing;
 pub use ready::ready;
+pub use relay_frames::relay_frames;
 pub use request::request;
+pub use sse::sse;
 pub use ssh_config::ssh_config;
 pub use target::target;

@@ -17,6 +17,7 @@ pub mod dropbear;
 pub mod peer;
 pub mod user;
 pub mod workerd;
+pub mod relayed;
 pub mod processes;
 pub mod waiting;
 pub mod measure;

@@ -4,3 +4,5 @@
 
 mod local;
 mod ssh;
+mod worker;
+mod relay;
