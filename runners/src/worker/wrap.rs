@@ -95,12 +95,14 @@ fn wrapper(line: &str, nonce: &str, decode: bool) -> String {
          __pcb_out() {{ while __pcb_c=$(dd bs={READ_BYTES} count=1 2>/dev/null | __pcb_enc) && [ \"$__pcb_c\" ]; \
          do printf '%s\\n' \"{nonce} $__pcb_k $__pcb_c\"; done; }}\n"
     );
-    // Descriptor 3 is the real stdout, 4 the real stderr, 5 the pipe of the command's stdout. The command has none.
+    // Descriptor 3 is the real stdout, 4 the real stderr, 5 and 6 the pipes of the command's own, which has none of
+    // them. What the shell itself has to say of a command that a signal ended is nobody's output.
     let decoder = if decode { "base64 -d | " } else { "" };
     let _ = write!(
         script,
         "exec 3>&1 4>&2\n\
-         {{ {{ {decoder}( exec 3>&- 4>&- 5>&-\n{line}\n); echo \"pcb {nonce} exit $?\" >&2; }} 2>&1 1>&5 | __pcb_out >&4 5>&-; }} \
+         {{ {{ {decoder}( exec 2>&6 3>&- 4>&- 5>&- 6>&-\n{line}\n); echo \"pcb {nonce} exit $?\" >&6; }} \
+         6>&1 1>&5 2>/dev/null | __pcb_out >&4 5>&-; }} \
          5>&1 | __pcb_out >&3\n"
     );
     script
@@ -248,7 +250,7 @@ mod tests {
                 Some(127)
             );
             let killed = run(shell, &["sh", "-c", "kill -TERM $$"], &[], b"", true);
-            assert_eq!(killed.exit, Some(143));
+            assert_eq!((killed.exit, killed.stderr.len()), (Some(143), 0), "{shell}");
         }
     }
 }

@@ -64,23 +64,24 @@ async fn leased(changes: Value) -> Option<Leased> {
 
 #[tokio::test]
 async fn a_lease_is_acquired_resumed_kept_alive_and_released() {
-    let Some(Leased { provider, lease, .. }) = leased(json!({})).await else {
+    let Some(leased) = leased(json!({})).await else {
         return;
     };
+    let (provider, lease) = (&leased.provider, &leased.lease);
     assert!(!lease.resumed && lease.id.starts_with("pc-"), "{lease:?}");
 
     let resumed = provider
         .resume(&lease.id, &lease.metadata, &scope())
         .await
         .unwrap();
-    let next = provider.keep_alive(&lease).await.unwrap();
-    let released = provider.release(&lease).await.unwrap();
+    let next = provider.keep_alive(lease).await.unwrap();
+    let released = provider.release(lease).await.unwrap();
 
     assert!(resumed.resumed && resumed.id == lease.id && resumed.remote_cwd == lease.remote_cwd);
     assert!(next.is_some());
     assert_eq!(released, Released::Destroyed);
     assert_eq!(
-        provider.destroy(&lease).await,
+        provider.destroy(lease).await,
         Ok(Released::Destroyed),
         "also if it is gone"
     );
@@ -91,18 +92,19 @@ async fn a_lease_is_acquired_resumed_kept_alive_and_released() {
 #[tokio::test]
 async fn a_lease_that_is_used_again_is_stopped_and_keeps_its_files() {
     let changes = json!({"reuseLease": true, "keepAlive": true});
-    let Some(Leased { provider, lease, .. }) = leased(changes).await else {
+    let Some(leased) = leased(changes).await else {
         return;
     };
+    let (provider, lease) = (&leased.provider, &leased.lease);
     let write = provider
-        .runner(&lease)
+        .runner(lease)
         .unwrap()
         .execute(sh("echo kept > note"))
         .await
         .unwrap();
     assert!(write.success());
 
-    assert_eq!(provider.release(&lease).await, Ok(Released::Stopped));
+    assert_eq!(provider.release(lease).await, Ok(Released::Stopped));
     let again = provider.acquire(&scope()).await.unwrap();
 
     assert_eq!(again.id, lease.id);
@@ -118,10 +120,11 @@ async fn a_lease_that_is_used_again_is_stopped_and_keeps_its_files() {
 
 #[tokio::test]
 async fn a_lost_lease_is_told_apart_from_a_failure() {
-    let Some(Leased { provider, lease, .. }) = leased(json!({})).await else {
+    let Some(leased) = leased(json!({})).await else {
         return;
     };
-    let runner = provider.runner(&lease).unwrap();
+    let (provider, lease) = (&leased.provider, &leased.lease);
+    let runner = provider.runner(lease).unwrap();
     let failed = runner.execute(sh("exit 9")).await.unwrap();
     assert_eq!(failed.exit_code, Some(9));
 
@@ -133,7 +136,7 @@ async fn a_lost_lease_is_told_apart_from_a_failure() {
     assert!(matches!(lost, Err(RunnerError::LeaseLost { .. })), "{lost:?}");
     let resumed = provider.resume(&lease.id, &lease.metadata, &scope()).await;
     assert!(matches!(resumed, Err(ProviderError::LeaseLost(_))), "{resumed:?}");
-    assert_eq!(provider.destroy(&lease).await, Ok(Released::Destroyed));
+    assert_eq!(provider.destroy(lease).await, Ok(Released::Destroyed));
 }
 
 #[tokio::test]
