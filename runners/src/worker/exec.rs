@@ -16,13 +16,14 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use serde_json::{Map, Value, json};
 use tokio::io::AsyncReadExt as _;
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::api::{Api, Call, CallFault, Context};
 use super::config::{SessionStrategy, WorkerConfig};
 use super::follow::{Followed, Follower, Unfinished};
 use super::output::Decoder;
+use super::sessions::{Sessions, Taken};
 use super::wrap::Wrapped;
 use crate::provider::{Lease, ProviderError};
 use crate::shell::kill::KILL_GRACE;
@@ -383,72 +384,6 @@ impl Watched {
             let _late = tokio::time::timeout(REPORT_LIMIT, self.1.notified()).await;
         }
         self.with(|decoder| decoder.process())
-    }
-}
-
-/// Names of shells in the sandbox. A shell serves one command at a time; one whose command did not end is not used again.
-#[derive(Debug)]
-struct Sessions {
-    name: String,
-    places: Semaphore,
-    free: Mutex<Free>,
-}
-
-#[derive(Debug)]
-struct Free {
-    names: Vec<String>,
-    made: usize,
-}
-
-/// A shell that is in use; free again once its command is done.
-struct Taken<'a> {
-    name: String,
-    sessions: &'a Sessions,
-    done: bool,
-}
-
-impl Sessions {
-    fn new(name: String, most: usize) -> Self {
-        Self {
-            free: Mutex::new(Free {
-                names: vec![name.clone()],
-                made: 1,
-            }),
-            name,
-            places: Semaphore::new(most),
-        }
-    }
-
-    async fn take(&self) -> Taken<'_> {
-        if let Ok(place) = self.places.acquire().await {
-            place.forget();
-        }
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let name = free.names.pop().unwrap_or_else(|| {
-            free.made += 1;
-            format!("{}-{}", self.name, free.made)
-        });
-        Taken {
-            name,
-            sessions: self,
-            done: false,
-        }
-    }
-}
-
-impl Taken<'_> {
-    fn done(mut self) {
-        self.done = true;
-    }
-}
-
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        if self.done {
-            let mut free = self.sessions.free.lock().unwrap_or_else(PoisonError::into_inner);
-            free.names.push(std::mem::take(&mut self.name));
-        }
-        self.sessions.places.add_permits(1);
     }
 }
 

@@ -253,3 +253,28 @@ fn complete(data: &[u8]) -> Option<Complete> {
     head.push(b'}');
     serde_json::from_slice(&head).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_result_is_read_from_the_begin_of_an_event_that_was_cut() {
+        let whole = br#"{"exitCode":7,"signal":null,"timedOut":false,"stdout":"a\"b","stderr":""}"#;
+
+        for end in [whole.len(), 60] {
+            let complete = complete(whole.get(..end).unwrap()).unwrap();
+
+            assert_eq!(
+                (complete.exit_code, complete.timed_out),
+                (Some(7), false),
+                "{end}"
+            );
+        }
+        let late = complete(br#"{"exitCode":null,"signal":null,"timedOut":true,"stdout":"x"#).unwrap();
+        assert_eq!((late.exit_code, late.timed_out), (None, true));
+        for bad in [&b"{}x"[..], b"", br#"{"exitCode":"7","stdout":"x"#] {
+            assert!(complete(bad).is_none());
+        }
+    }
+}

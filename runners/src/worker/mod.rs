@@ -7,6 +7,7 @@
 mod config;
 mod api;
 mod exec;
+mod sessions;
 mod follow;
 mod wrap;
 mod output;

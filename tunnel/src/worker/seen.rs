@@ -1,14 +1,20 @@
 //! Which callbacks came before, so that one that comes again is not sent to the upstream twice.
 //!
-//! Here: [`Seen`], kept over reconnects. A caller, or the Worker, that lost an answer sends the same request id again. Not
+//! Here: [`Seen`], kept over reconnects, and what is answered to one that came before. A caller, or the Worker, that lost an answer sends the same request id again. Not
 //! here: whether the first one had an effect; the bridge's ledger knows that, and the answer names its request id.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, Method};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
+use http_body_util::{BodyExt as _, Full};
+use serde_json::json;
 use tokio::time::Instant;
+use uuid::Uuid;
+use wire::names;
+
+use crate::MessageBody;
 
 /// So long a callback is remembered.
 const KEPT: Duration = Duration::from_secs(600);
@@ -17,6 +23,8 @@ const MOST: usize = 4096;
 /// A longer one is no request id.
 const LONGEST_ID: usize = 128;
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const BRIDGE_REQUEST_ID: HeaderName = HeaderName::from_static(names::header::REQUEST_ID);
+const OUTCOME: HeaderName = HeaderName::from_static("x-paperclip-bridge-outcome");
 
 /// What tells one callback from another.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -52,6 +60,31 @@ pub(super) struct Seen {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Before(pub(super) Option<String>);
 
+impl Before {
+    /// What is said of a callback that may have had its effect already.
+    pub(super) fn answer(self) -> Response<MessageBody> {
+        let request_id = self.0.unwrap_or_else(|| Uuid::now_v7().to_string());
+        let body = json!({
+            "error": "This request came before under the same X-Request-Id, and was not sent again.",
+            "code": "outcome_indeterminate",
+            "decided_by": "bridge",
+            "retryable": false,
+            "hint": format!("ask /_bridge/outcome/{request_id}, or send a request of another X-Request-Id"),
+            "request_id": request_id,
+        });
+        let body = Full::new(Bytes::from(body.to_string()));
+        let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
+        *response.status_mut() = StatusCode::CONFLICT;
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        headers.insert(OUTCOME, HeaderValue::from_static("indeterminate"));
+        if let Ok(value) = HeaderValue::from_str(&request_id) {
+            headers.insert(BRIDGE_REQUEST_ID, value);
+        }
+        response
+    }
+}
+
 impl Seen {
     /// Notes a callback that is about to be served.
     pub(super) fn note(&mut self, key: &Key, now: Instant) -> Result<(), Before> {
@@ -80,8 +113,6 @@ impl Seen {
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn key(method: &Method, target: &str, id: Option<&str>) -> Option<Key> {

@@ -8,16 +8,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures_util::{FutureExt as _, StreamExt as _};
-use http::{HeaderName, HeaderValue, Response, StatusCode};
-use http_body_util::{BodyExt as _, Full};
-use serde_json::json;
+use http::{HeaderName, Response};
+use http_body_util::BodyExt as _;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::task::{AbortHandle, JoinError, JoinSet};
 use tokio::time::Instant;
 use tokio_tungstenite::WebSocketStream;
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 use wire::names;
 
 use super::answer::Answer;
@@ -25,7 +23,7 @@ use super::credit::{CONNECTION_WINDOW, Inbound, InboundBody, SendCredit, TooMuch
 use super::frame::{DATA_LIMIT_BYTES, Frame, FrameFault, Frames, Hello, RequestHead, ResetCode};
 use super::head::{self, Asked};
 use super::outbox::{Outbox, QUEUE_FRAMES};
-use super::seen::{Before, Key, Seen};
+use super::seen::{Key, Seen};
 use super::socket::{self, Incoming, Over, code};
 use crate::http2::{TimedBody, malformed};
 use crate::{AgentMessage, Callbacks, CallerProof, Listening, MessageBody};
@@ -43,7 +41,6 @@ const LONGEST: Duration = Duration::from_secs(480);
 /// The farewell has that long to be written.
 const FAREWELL: Duration = Duration::from_secs(1);
 const REQUEST_ID: HeaderName = HeaderName::from_static(names::header::REQUEST_ID);
-const OUTCOME: HeaderName = HeaderName::from_static("x-paperclip-bridge-outcome");
 
 /// What every connection of a tunnel serves with.
 #[derive(Clone, Debug)]
@@ -390,7 +387,7 @@ impl Served {
         if let Some(key) = &key
             && let Err(before) = self.lock_seen().note(key, Instant::now())
         {
-            return std::future::ready(came_before(before)).boxed();
+            return std::future::ready(before.answer()).boxed();
         }
         let answered = self.callbacks.serve_message(AgentMessage {
             method,
@@ -421,30 +418,4 @@ impl Served {
     fn lock_seen(&self) -> std::sync::MutexGuard<'_, Seen> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-/// What is said of a callback that may have had its effect already.
-fn came_before(Before(first): Before) -> Response<MessageBody> {
-    let request_id = first.unwrap_or_else(|| Uuid::now_v7().to_string());
-    let body = json!({
-        "error": "This request came before under the same X-Request-Id, and was not sent again.",
-        "code": "outcome_indeterminate",
-        "decided_by": "bridge",
-        "retryable": false,
-        "hint": format!("ask /_bridge/outcome/{request_id}, or send a request of another X-Request-Id"),
-        "request_id": request_id,
-    });
-    let body = Full::new(bytes::Bytes::from(body.to_string()));
-    let mut response = Response::new(body.map_err(|never| match never {}).boxed_unsync());
-    *response.status_mut() = StatusCode::CONFLICT;
-    let headers = response.headers_mut();
-    headers.insert(
-        http::header::CONTENT_TYPE,
-        HeaderValue::from_static("application/json"),
-    );
-    headers.insert(OUTCOME, HeaderValue::from_static("indeterminate"));
-    if let Ok(value) = HeaderValue::from_str(&request_id) {
-        headers.insert(REQUEST_ID, value);
-    }
-    response
 }
