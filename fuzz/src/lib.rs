@@ -20,6 +20,8 @@ mod journal;
 mod known_hosts;
 mod ssh_config;
 mod connect_frames;
+mod sse;
+mod relay_frames;
 
 pub use connect_frames::connect_frames;
 pub use decision::decision;
@@ -30,6 +32,8 @@ pub use journal::journal;
 pub use known_hosts::known_hosts;
 pub use listing::listing;
 pub use ready::ready;
+pub use relay_frames::relay_frames;
 pub use request::request;
+pub use sse::sse;
 pub use ssh_config::ssh_config;
 pub use target::target;

@@ -143,6 +143,16 @@ fn the_connect_frames_corpus_and_mutations_of_it_break_no_law() {
 }
 
 #[test]
+fn the_sse_corpus_and_mutations_of_it_break_no_law() {
+    replay("sse", paperclip_bridge_fuzz::sse);
+}
+
+#[test]
+fn the_relay_frames_corpus_and_mutations_of_it_break_no_law() {
+    replay("relay_frames", paperclip_bridge_fuzz::relay_frames);
+}
+
+#[test]
 fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     let folders = names(&crate_folder().join("corpus"));
     let binaries: Vec<String> = names(&crate_folder().join("fuzz_targets"))
@@ -162,7 +172,9 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
             "known_hosts",
             "listing",
             "ready",
+            "relay_frames",
             "request",
+            "sse",
             "ssh_config",
             "target"
         ]

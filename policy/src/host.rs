@@ -3,34 +3,58 @@
 //! Here: [`HostPins`]. A browser page in the sandbox that rebinds its own name to 127.0.0.1 sends that
 //! name as `Host`; pinning refuses it (421). Not here: the listener itself.
 
+use alloc::sync::Arc;
+
 /// The names of one listener.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct HostPins {
-    /// `None` on a unix socket.
-    port: Option<u16>,
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostPins(Pins);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Pins {
+    Port(u16),
+    Unix,
+    /// Name and port; without the port that the scheme has by itself.
+    Name(Arc<str>),
 }
 
 impl HostPins {
     /// The names of a loopback listener on `port`.
     #[must_use]
     pub const fn tcp(port: u16) -> Self {
-        Self { port: Some(port) }
+        Self(Pins::Port(port))
     }
 
     /// The names of a listener on a unix socket.
     #[must_use]
     pub const fn unix() -> Self {
-        Self { port: None }
+        Self(Pins::Unix)
+    }
+
+    /// The one name of a listener that is reached under `url`: `https://NAME`, or another scheme and a port.
+    ///
+    /// What is no such URL has no name, and admits nothing.
+    #[must_use]
+    pub fn url(url: &str) -> Self {
+        let (scheme, rest) = url.split_once("://").unwrap_or_default();
+        let name = rest.split(['/', '?', '#']).next().unwrap_or_default();
+        let own = if scheme.eq_ignore_ascii_case("https") {
+            ":443"
+        } else {
+            ":80"
+        };
+        Self(Pins::Name(name.strip_suffix(own).unwrap_or(name).into()))
     }
 
     /// Whether `host`, the value of the only `Host` header, is one of this listener's names.
     ///
     /// Exactly `127.0.0.1:PORT`, `localhost:PORT` (in any case) or `[::1]:PORT`; without port where PORT
-    /// is 80, the default of http. On a unix socket `localhost` alone.
+    /// is 80, the default of http. On a unix socket `localhost` alone. Under a URL its name in any case.
     #[must_use]
     pub fn admits(&self, host: &[u8]) -> bool {
-        let Some(port) = self.port else {
-            return host.eq_ignore_ascii_case(b"localhost");
+        let port = match &self.0 {
+            Pins::Port(port) => *port,
+            Pins::Unix => return host.eq_ignore_ascii_case(b"localhost"),
+            Pins::Name(name) => return !name.is_empty() && host.eq_ignore_ascii_case(name.as_bytes()),
         };
         let Some((name, rest)) = split_name(host) else {
             return false;
@@ -118,6 +142,28 @@ mod tests {
         assert!(HostPins::tcp(80).admits(b"localhost"));
         assert!(HostPins::tcp(80).admits(b"[::1]:80"));
         assert!(!HostPins::tcp(443).admits(b"localhost"));
+    }
+
+    #[test]
+    fn a_url_has_the_one_name_in_it() {
+        let rows = [
+            ("https://Relay.Example", "relay.example", "relay.example:443"),
+            ("https://relay.example:443/", "RELAY.example", "localhost"),
+            (
+                "https://relay.example:8443",
+                "relay.example:8443",
+                "relay.example",
+            ),
+            ("http://127.0.0.1:8787", "127.0.0.1:8787", "127.0.0.1"),
+            ("http://relay.test:80", "relay.test", "relay.test.evil"),
+        ];
+        for (url, good, bad) in rows {
+            assert!(HostPins::url(url).admits(good.as_bytes()), "{url} {good}");
+            assert!(!HostPins::url(url).admits(bad.as_bytes()), "{url} {bad}");
+        }
+        for url in ["", "relay.example", "https://"] {
+            assert!(!HostPins::url(url).admits(b""), "{url}");
+        }
     }
 
     #[test]

@@ -4,11 +4,11 @@
 //! followed, no proxy of the environment is used, and TLS is always verified: the client has no code for anything else.
 
 use std::fmt;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures_util::TryFutureExt as _;
-use http::{Request, Response, Uri, response};
+use http::{HeaderMap, Request, Response, Uri, response};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
@@ -221,6 +221,19 @@ impl HttpClient {
             .map_err(|error| HttpFault::NotSent(with_causes(error.as_ref())))?;
         Ok(TokioIo::new(stream))
     }
+}
+
+/// How far the clock of whoever sent `headers` is from `now`, where they tell the time.
+///
+/// A `Date` is whole seconds, so that less than two of them mean nothing.
+#[must_use]
+pub fn clock_skew(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let date = headers.get(http::header::DATE)?.to_str().ok()?;
+    let theirs = httpdate::parse_http_date(date).ok()?;
+    Some(
+        now.duration_since(theirs)
+            .unwrap_or_else(|ahead| ahead.duration()),
+    )
 }
 
 /// An error and what was underneath, in one line.

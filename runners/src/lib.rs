@@ -13,6 +13,7 @@ pub mod ssh;
 pub mod fake;
 pub mod e2b;
 pub mod daytona;
+pub mod worker;
 
 pub use runner::{
     Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input,

@@ -19,6 +19,7 @@ pub mod peer;
 pub mod moto;
 pub mod user;
 pub mod workerd;
+pub mod relayed;
 pub mod processes;
 pub mod waiting;
 pub mod measure;

@@ -11,6 +11,7 @@ pub mod http2;
 pub mod local;
 pub mod ssh_reverse;
 pub mod queue;
+pub mod worker;
 
 pub use tunnel::{
     AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody, Status,

@@ -102,7 +102,7 @@ impl fmt::Debug for AgentStream {
 pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
 
-/// Where an agent reaches the bridge, on its own machine.
+/// Where an agent reaches the bridge.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Listening {
     /// A loopback TCP port.
@@ -114,6 +114,13 @@ pub enum Listening {
     Unix {
         /// Its path on the target.
         path: PathBuf,
+    },
+    /// A name of a relay, which is no address of the target's own.
+    Url {
+        /// Scheme and host, without a path.
+        url: String,
+        /// The relay takes a session's token only behind a prefix that is made for this id with the relay's key.
+        bridge_id: String,
     },
 }
 

@@ -123,7 +123,7 @@ impl Running {
     async fn port(&mut self) -> u16 {
         match self.ready().await.0 {
             Listening::Tcp { port } => port,
-            other @ Listening::Unix { .. } => panic!("{other:?}"),
+            other @ (Listening::Unix { .. } | Listening::Url { .. }) => panic!("{other:?}"),
         }
     }
 

@@ -259,7 +259,7 @@ impl Ground {
         if let Some(state) = &self.state {
             let port = match &listening {
                 Listening::Tcp { port } => Some(*port),
-                Listening::Unix { .. } => None,
+                Listening::Unix { .. } | Listening::Url { .. } => None,
             };
             let digest = identity.digest.to_bytes();
             let record = SessionRecord::new(session.id, self.runner.target(), tunnel, &run_id, digest);
@@ -271,6 +271,7 @@ impl Ground {
             url: match listening {
                 Listening::Tcp { port } => format!("http://127.0.0.1:{port}"),
                 Listening::Unix { path } => format!("unix:{}", path.display()),
+                Listening::Url { url, .. } => url,
             },
             token: identity.token,
             tunnel,

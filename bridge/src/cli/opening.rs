@@ -103,6 +103,7 @@ fn log_status(tunnel: &'static str, status: &Status) {
             let place = match listening {
                 Listening::Tcp { port } => format!("port {port}"),
                 Listening::Unix { path } => format!("unix socket {}", path.display()),
+                Listening::Url { url, .. } => url.clone(),
             };
             match verified_loopback {
                 Some(true) => {

@@ -25,7 +25,12 @@ use crate::http::HttpClient;
 use crate::{CommandManagedRuntimeRunner, RunnerError, SecretText, Shell};
 
 /// Every provider of this build, in the order in which they are listed.
-pub static PROVIDERS: &[&ProviderSpec] = &[&crate::daytona::DAYTONA, &crate::e2b::E2B, &crate::fake::SPEC];
+pub static PROVIDERS: &[&ProviderSpec] = &[
+    &crate::daytona::DAYTONA,
+    &crate::e2b::E2B,
+    &crate::worker::SPEC,
+    &crate::fake::SPEC,
+];
 
 /// The provider whose targets start with `key:`.
 #[must_use]
@@ -330,12 +335,14 @@ pub struct RelayRoute {
     pub agent_url: String,
     /// The Durable Object that holds the socket: `[A-Za-z0-9_-]{1,64}`.
     pub bridge_id: String,
+    /// The only host, and port where it is not the scheme's own, that anything may be signed for.
+    pub expected_host: String,
     /// Name of the key that signs.
     pub key_id: String,
-    /// The signing key, 32 bytes or more; resolved when the tunnel connects.
-    pub key: SecretText,
+    /// The signing key, 32 bytes or more in base64; looked up each time the tunnel connects.
+    pub key: SecretHandle,
     /// The bearer of the bridge API.
-    pub bearer: SecretText,
+    pub bearer: SecretHandle,
 }
 
 /// Why a provider did not do what was asked.

@@ -10,3 +10,5 @@ mod e2b;
 mod daytona;
 mod daytona_facts;
 mod daytona_sdk;
+mod worker;
+mod relay;

@@ -22,7 +22,7 @@ const WHOLE_LIMIT: Duration = Duration::from_secs(480);
 
 /// A body that breaks off rather than wait for ever. Trailers are dropped.
 #[derive(Debug)]
-pub(super) struct TimedBody<B> {
+pub(crate) struct TimedBody<B> {
     inner: B,
     until: Instant,
     /// Running while a piece is waited for.
@@ -30,7 +30,7 @@ pub(super) struct TimedBody<B> {
 }
 
 impl<B> TimedBody<B> {
-    pub(super) fn new(inner: B) -> Self {
+    pub(crate) fn new(inner: B) -> Self {
         Self {
             inner,
             until: Instant::now() + WHOLE_LIMIT,

@@ -115,9 +115,14 @@ fn take(headers: &mut HeaderMap, name: &HeaderName) -> Result<Option<Bytes>, Mal
 
 /// The answer to a malformed stream.
 pub(super) fn refuse(fault: Malformed) -> Response<MessageBody> {
+    malformed(&format!("The gateway's request is malformed: {}.", fault.0))
+}
+
+/// The answer to a message that nobody can act on, in the form of every error.
+pub(crate) fn malformed(error: &str) -> Response<MessageBody> {
     let request_id = Uuid::now_v7().to_string();
     let body = json!({
-        "error": format!("The gateway's request is malformed: {}.", fault.0),
+        "error": error,
         "code": "malformed_request",
         "decided_by": "bridge",
         "retryable": false,

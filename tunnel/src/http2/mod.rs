@@ -33,7 +33,9 @@ use channel::Channel;
 use handshake::{Established, HandshakeFault, establish};
 use serve::{Limits, ServeEnd};
 
+pub(crate) use body::TimedBody;
 pub use given::{GivenHttp2, GivenOptions};
+pub(crate) use message::malformed;
 pub use message::{Addressed, Malformed, address};
 
 /// Cleaning up at the end takes no longer.

@@ -274,7 +274,7 @@ impl SshReverse {
         let verified = match (&listening, exposure) {
             // No other machine reaches a unix socket.
             (Listening::Unix { .. }, _) | (Listening::Tcp { .. }, Exposure::Loopback) => Some(true),
-            (Listening::Tcp { .. }, Exposure::Unknown) => None,
+            (Listening::Tcp { .. }, Exposure::Unknown) | (Listening::Url { .. }, _) => None,
             (Listening::Tcp { .. }, Exposure::Beyond(_)) if self.options.allow_exposed => Some(false),
             (Listening::Tcp { .. }, Exposure::Beyond(addresses)) => {
                 let _ = tokio::time::timeout(STOP_LIMIT, forward.cancel(&connection)).await;
@@ -364,6 +364,8 @@ impl SshReverse {
 fn bind_again(listening: &Listening) -> Bind {
     match listening {
         Listening::Tcp { port } => Bind::Tcp { port: *port },
+        // Never one of ours.
+        Listening::Url { .. } => Bind::Tcp { port: 0 },
         Listening::Unix { path } => Bind::Unix { path: path.clone() },
     }
 }

@@ -1,7 +1,7 @@
 // The Worker as it is tested: the same bridge, with a sandbox played on loopback behind it.
 //
 // Here: the interface of src/sandbox.js over test/exec-service.mjs, and what only tests may ask for by headers: another
-// clock, and a store of nonces that is down.
+// clock, a store of nonces that is down, and what a benchmark holds the relay against.
 
 import { createBridge } from '../src/core.js';
 
@@ -57,8 +57,15 @@ const down = {
   get: () => ({ take: () => Promise.reject(new Error('the store is down')) }),
 };
 
+/** The Worker asks the API itself, where a benchmark has named one. */
+const direct = (request, env) => {
+  const { pathname, search } = new URL(request.url);
+  return env.UPSTREAM.fetch(`http://upstream${pathname}${search}`, { headers: JSON.parse(env.TEST_UPSTREAM_HEADERS) });
+};
+
 export default {
   async fetch(request, env, ctx) {
+    if (env.UPSTREAM && request.headers.get('authorization') === 'Bearer direct') return direct(request, env);
     const bridge = createBridge({ open, now, keepAliveMs: Number(env.TEST_KEEP_ALIVE_MS) });
     const bindings = request.headers.get('x-test-nonces') === 'down' ? { ...env, BRIDGE_NONCES: down } : env;
     return bridge.fetch(request, bindings, ctx);

@@ -174,6 +174,7 @@ class World {
       ...Object.entries(variables).map(([name, value]) => `(name = "${name}", text = ${JSON.stringify(value)})`),
       ...objects.map(([name, type]) => `(name = "${name}", durableObjectNamespace = "${type}")`),
       '(name = "EXEC", service = "exec")',
+      ...(variables.TEST_UPSTREAM ? ['(name = "UPSTREAM", service = "upstream")'] : []),
     ];
     return `using Workerd = import "/workerd/workerd.capnp";
 const config :Workerd.Config = (
@@ -187,7 +188,7 @@ const config :Workerd.Config = (
       bindings = [${bindings.join(',\n        ')}])),
     (name = "storage", disk = (path = ${JSON.stringify(join(this.#root, 'storage'))}, writable = true)),
     (name = "exec", external = (address = "127.0.0.1:${this.#exec.port}", http = ())),
-  ],
+${variables.TEST_UPSTREAM ? `    (name = "upstream", external = (address = "${variables.TEST_UPSTREAM}", http = ())),\n` : ''}  ],
   sockets = [
     (name = "bridge", address = "127.0.0.1:${this.port}", http = (), service = "worker"),
     (name = "relay", address = "127.0.0.1:${this.relayPort}", http = (), service = "worker"),

@@ -80,6 +80,7 @@ fn pins(listening: &Listening) -> HostPins {
     match listening {
         Listening::Tcp { port } => HostPins::tcp(*port),
         Listening::Unix { .. } => HostPins::unix(),
+        Listening::Url { url, .. } => HostPins::url(url),
     }
 }
 
@@ -106,7 +107,7 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
         let arrived = Arrived {
             request_id: Uuid::now_v7(),
             session: Arc::clone(&served),
-            pins,
+            pins: pins.clone(),
             method: note.method.take().unwrap_or(head.method),
             fault: note.fault,
             host: NamedHost::InHeaders,
