@@ -144,7 +144,7 @@ impl Relayed {
             rules: Arc::new(Rules::from_pack(Pack::newest())),
             limits: Limits::default(),
             rate: None,
-            upstream: Upstream::new(&settings, &Secret::new(CREDENTIAL)).expect("a client"),
+            upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).expect("a client"),
             token: token.digest(),
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
         });
