@@ -1,7 +1,7 @@
 //! The eleven lines that a signature covers.
 //!
 //! Here: [`string_to_sign`], which the client and the verifier share. Not here: whether the lines may be as they are;
-//! [`super::sign`] and [`super::verify`] each see to it before they come here, so that no value has a line end in it.
+//! [`mod@super::sign`] and [`super::verify`] each see to it before they come here, so that no value has a line end in it.
 
 use alloc::string::{String, ToString as _};
 

@@ -3,7 +3,7 @@
 //! A stolen bearer, a wrong or hostile base URL, a proxy that changes a body, and a replay must all fail. What is signed
 //! is a fixed list of eleven lines ([`message`]), so that there is nothing to negotiate and nothing to forget.
 //!
-//! Here: the one form of a target ([`canonical`]), keys ([`key`]), signing ([`sign`]), the checks in their order
+//! Here: the one form of a target ([`canonical`]), keys ([`key`]), signing ([`mod@sign`]), the checks in their order
 //! ([`verify`]), used nonces ([`nonces`]), the Host that a client insists on ([`host`]), signed replies ([`reply`]), clock
 //! skew ([`skew`]), and the bearer of the push relay ([`relay`]). Not here: clocks, random bytes, sockets; the caller
 //! brings them. `docs/signed-requests.md` describes the format for auditors. Read next: [`verify::Verifier::verify`].

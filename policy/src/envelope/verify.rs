@@ -2,7 +2,7 @@
 //!
 //! Here: [`Verifier::verify`]. Its order is part of the format: what a refusal tells a caller depends on nothing that
 //! comes later. In particular, a nonce is noted only after the signature is known to be good, so that nobody without a key
-//! can fill the store. Not here: the reading of the header ([`super::fields`]).
+//! can fill the store. Not here: the reading of the header (`fields`).
 
 use alloc::collections::BTreeSet;
 use alloc::string::String;
