@@ -1,6 +1,6 @@
 //! The frames in which the server inside a sandbox streams, and what is in them.
 //!
-//! Here: [`FrameReader`], [`message`] and [`Event`], without any IO. Not here: calls ([`super::envd`]). The JSON codec
+//! Here: [`FrameReader`], [`message`] and [`Event`], without any IO. Not here: calls (`envd`). The JSON codec
 //! leaves out what is a default and writes bytes as base64.
 //!
 //! Source: the Connect protocol, "Streaming RPCs": one byte of flags, four of length, big endian, and the payload.

@@ -1,8 +1,8 @@
 //! E2B: sandboxes made by its API, commands run by the server inside them (`envd`).
 //!
-//! Here: [`E2B`], what this provider declares. [`config`] is what an operator may set, [`control`] the API calls,
-//! [`leases`] what is done with them; [`connect`] the frames of the server inside, [`envd`] its calls, [`follow`] a
-//! process's events, [`exec`] and [`duplex`] what is made of those, [`runner`] the seam. Not here: the shell lines;
+//! Here: [`E2B`], what this provider declares. `config` is what an operator may set, `control` the API calls,
+//! `leases` what is done with them; [`connect`] the frames of the server inside, `envd` its calls, `follow` a
+//! process's events, `exec` and `duplex` what is made of those, `runner` the seam. Not here: the shell lines;
 //! they are those of [`crate::shell`].
 
 pub mod connect;

@@ -4,7 +4,7 @@
 //! and real processes of this machine, found again by a mark in their environment. Not played: templates, snapshots,
 //! watchers of folders, signed URLs, other users than the one who runs the tests.
 //!
-//! Reading order: [`control`], [`sandbox`], [`service`] (the calls), [`start`], [`process`].
+//! Reading order: `control`, `sandbox`, `service` (the calls), `start`, `process`.
 
 mod control;
 mod sandbox;
