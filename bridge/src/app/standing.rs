@@ -88,8 +88,7 @@ impl Standing {
     /// In the provider's words, once one of our commands has met the loss of the lease.
     pub(crate) fn lease_lost(&self) -> Option<String> {
         let heard = self.ground.reach.lease()?.loss_heard();
-        let why = heard.borrow().clone();
-        why
+        heard.borrow().clone()
     }
 
     /// The tunnels that the target may have, best first; the one that was demanded, if one was.

@@ -35,7 +35,7 @@ const CALLBACK: Duration = Duration::from_secs(10);
 /// The upstream, asked from here.
 const UPSTREAM: Duration = Duration::from_secs(5);
 /// The end of the connection or of the lease.
-const LEAVING: Duration = Duration::from_secs(25);
+const LEAVING: Duration = Duration::from_secs(20);
 
 /// What is to be looked at.
 #[derive(Debug)]
@@ -172,12 +172,10 @@ impl Probe {
         self.ground(standing).await;
         let health = self.upstream(standing, upstream).await;
         for tunnel in standing.tunnels() {
-            if let Some(why) = standing.lease_lost() {
-                self.tell("lease", Instant::now(), diagnosis::lease_lost(why));
-                self.tunnel = None;
+            self.tunnel(app, standing, tunnel, health).await;
+            if standing.lease_lost().is_some() {
                 return;
             }
-            self.tunnel(app, standing, tunnel, health).await;
         }
     }
 
@@ -339,9 +337,14 @@ impl Probe {
         let began = Instant::now();
         let leased = standing.lease().is_some();
         let borrowed = matches!(&standing.request().target, TargetSpec::Provider(target) if target.borrowed);
+        let lost = standing.lease_lost();
         let left = tokio::time::timeout(LEAVING, standing.leave()).await;
         if !leased {
             return;
+        }
+        if let Some(why) = lost {
+            self.tunnel = None;
+            return self.tell("lease", began, diagnosis::lease_lost(why));
         }
         let found = match left {
             Ok(Ok(())) if borrowed => Found::ok("left as it is: it was there before"),
