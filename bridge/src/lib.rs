@@ -16,4 +16,5 @@ pub mod signing;
 pub mod telemetry;
 pub mod config;
 pub mod demo;
+mod probe;
 pub mod cli;

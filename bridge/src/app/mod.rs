@@ -1,13 +1,15 @@
 //! Where the parts are put together: one call opens a session.
 //!
 //! Here: [`App`]; in `request` what a session is asked to be ([`SessionRequest`]), in `opened` what comes back
-//! ([`OpenSession`]), in `environment` what its agent is told, in `providers` what every provider is built from. Not
-//! here: how a callback is answered (`callback/`), what an operator types (`cli/`).
+//! ([`OpenSession`]), in `environment` what its agent is told, in `standing` a target whose tunnels are tried, in
+//! `providers` what every provider is built from. Not here: how a callback is answered (`callback/`), what an operator
+//! types (`cli/`).
 
 mod request;
 mod providers;
 mod environment;
 mod opened;
+mod standing;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,6 +38,7 @@ pub(crate) use providers::Providers;
 pub use request::{
     GatewayChoice, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec, TunnelChoice,
 };
+pub(crate) use standing::{Standing, Tried};
 
 use opened::Serving;
 
@@ -268,11 +271,7 @@ impl Ground {
         }
         Ok(OpenSession {
             id: session.id,
-            url: match listening {
-                Listening::Tcp { port } => format!("http://127.0.0.1:{port}"),
-                Listening::Unix { path } => format!("unix:{}", path.display()),
-                Listening::Url { url, .. } => url,
-            },
+            url: url(&listening),
             token: identity.token,
             tunnel,
             ladder: attempts,
@@ -285,6 +284,15 @@ impl Ground {
             state: self.state,
             serving,
         })
+    }
+}
+
+/// What an agent on the target calls.
+fn url(listening: &Listening) -> String {
+    match listening {
+        Listening::Tcp { port } => format!("http://127.0.0.1:{port}"),
+        Listening::Unix { path } => format!("unix:{}", path.display()),
+        Listening::Url { url, .. } => url.clone(),
     }
 }
 

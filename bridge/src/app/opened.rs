@@ -22,7 +22,7 @@ use crate::session::state::StateFolder;
 /// Callbacks under way get so long to end when a session is closed.
 const DRAINING: Duration = Duration::from_secs(5);
 /// The tunnel gets so long to take its listener down; it promises five seconds.
-const TAKING_DOWN: Duration = Duration::from_secs(6);
+pub(super) const TAKING_DOWN: Duration = Duration::from_secs(6);
 
 /// A session that is ready, and everything its owner needs.
 ///
@@ -179,7 +179,7 @@ impl OpenSession {
 
 /// What took the listener on the target with it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum GoneWith {
+pub(super) enum GoneWith {
     Nothing,
     /// What a server will not take down by itself goes with its connection.
     Connection,
@@ -188,7 +188,7 @@ enum GoneWith {
 }
 
 /// What a tunnel's end leaves, where it leaves something.
-fn left_by(
+pub(super) fn left_by(
     ended: Result<Result<TunnelEnd, tokio::task::JoinError>, tokio::time::error::Elapsed>,
     gone_with: GoneWith,
 ) -> Option<String> {

@@ -25,6 +25,7 @@ pub mod target;
 mod policies;
 mod envelope;
 mod providers;
+mod probe;
 mod check;
 mod leases;
 mod signals;
@@ -59,7 +60,7 @@ struct LogOptions {
     /// Form of the log on standard error; auto: pretty on a terminal, else JSON
     #[arg(long, global = true, help_heading = "Log", value_enum, default_value_t = LogForm::Auto)]
     log: LogForm,
-    /// Least level that is logged [default: info; demo: error]
+    /// Least level that is logged [default: info; demo and probe: error]
     #[arg(long, global = true, help_heading = "Log", value_enum, value_name = "LEVEL")]
     log_level: Option<LogLevel>,
 }
@@ -94,6 +95,9 @@ enum Command {
     /// Open a session on TARGET, print its environment, and serve until told to end
     #[command(after_help = exit::EXIT_CODES)]
     Open(open::OpenArguments),
+    /// Look whether TARGET is fit for sessions, and say what to do where it is not
+    #[command(after_help = exit::EXIT_CODES)]
+    Probe(probe::ProbeArguments),
     /// Serve one session for a gateway that somebody else started
     Host(Box<host::HostArguments>),
     /// Check, explain and test policies
@@ -157,8 +161,8 @@ impl Arguments {
             LogForm::Pretty => pretty,
         };
         let level = match self.log.log_level {
-            // The demo's table says it all; what goes wrong on purpose there would only puzzle.
-            None if matches!(self.command, Command::Demo { .. }) => LevelFilter::ERROR,
+            // The table says it all; what goes wrong on the way there would only puzzle.
+            None if matches!(self.command, Command::Demo { .. } | Command::Probe(_)) => LevelFilter::ERROR,
             Some(LogLevel::Error) => LevelFilter::ERROR,
             Some(LogLevel::Warn) => LevelFilter::WARN,
             Some(LogLevel::Info) | None => LevelFilter::INFO,
@@ -199,6 +203,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Demo { json } => play(app, json).await,
         Command::Run(arguments) => run::run(app, arguments).await,
         Command::Open(arguments) => open::open(app, arguments).await,
+        Command::Probe(arguments) => probe::probe(app, arguments).await,
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,

@@ -226,6 +226,30 @@ impl SessionOptions {
         })
     }
 
+    /// The target as people write it, before anything is known of it.
+    pub(crate) fn target_in_words(&self) -> String {
+        match &self.target {
+            TargetSpec::Local => "local".to_owned(),
+            TargetSpec::Ssh(target) => {
+                let user = target.user.as_ref().map(|user| format!("{user}@"));
+                let port = target.port.map(|port| format!(":{port}"));
+                let host = if target.host.contains(':') {
+                    format!("[{}]", target.host)
+                } else {
+                    target.host.clone()
+                };
+                format!(
+                    "ssh://{}{host}{}",
+                    user.unwrap_or_default(),
+                    port.unwrap_or_default()
+                )
+            }
+            TargetSpec::Provider(target) => {
+                format!("{}:{}", target.spec.key, target.id.as_deref().unwrap_or_default())
+            }
+        }
+    }
+
     fn target_with_options(&self, secrets: Secrets) -> Result<TargetSpec, Failure> {
         let usage = |what: &str| Err(Failure::new(Exit::Usage, what));
         if self.unix_socket.is_some() && matches!(self.tunnel, TunnelName::Http2 | TunnelName::Queue) {

@@ -37,6 +37,9 @@ pub(super) async fn attempt(entry: &mut Entry, provider: &Arc<dyn Provider>, now
     let Some(lease) = entry.record.lease.clone() else {
         return look_for(entry, provider, now).await;
     };
+    if entry.record.borrowed {
+        return GaveBack::Nothing("it was borrowed, and is left to whoever has it".to_owned());
+    }
     let asked_before = entry.record.stage == Stage::Owed;
     let expired = entry.record.expired(now);
     if entry.record.stage != Stage::Owed {

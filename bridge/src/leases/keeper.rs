@@ -39,6 +39,8 @@ pub(super) struct Wanted {
     pub(super) entry: Entry,
     /// A lease that is there already.
     pub(super) resume: Option<Resume>,
+    /// It is somebody else's, who goes on using it.
+    pub(super) borrowed: bool,
 }
 
 /// A lease that is there already.
@@ -56,11 +58,19 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
         provider,
         mut entry,
         resume,
+        borrowed,
     } = wanted;
     let mut taker = taker;
+    // What a killed process of ours left is ours to give back, by a reaper.
+    let ours = resume.as_ref().is_some_and(|resume| resume.found == Found::Left);
     let got = get(&mut entry, &provider, resume.as_ref(), &mut taker).await;
     let lease = match got {
         Ok(lease) => lease,
+        Err(not_had) if borrowed => {
+            let _ = taker.send(Err(not_had.error));
+            let_go(entry, ours).await;
+            return;
+        }
         Err(not_had) => {
             let error = leave(not_had, entry, &provider).await;
             // Nobody may be there any more to hear it.
@@ -98,7 +108,12 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
             let _ = taker.send(Err(error));
         }
     }
-    let outcome = give_back(entry, &provider).await;
+    let outcome = if borrowed {
+        let_go(entry, ours).await;
+        Ok(())
+    } else {
+        give_back(entry, &provider).await
+    };
     fate_sender.send_replace(Fate::Ended(outcome));
 }
 
@@ -205,6 +220,16 @@ async fn get(
                 left,
             })
         }
+    }
+}
+
+/// Takes a borrowed lease out of the book, without a word to the provider. What stood in the book before stays.
+async fn let_go(entry: Entry, ours: bool) {
+    if ours {
+        return;
+    }
+    if let Err(error) = entry.strike().await {
+        tracing::error!(%error, "the book of leases is not in order");
     }
 }
 

@@ -80,6 +80,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) scope: LeaseScope,
     /// The lease of this id, and no other.
     pub(crate) id: Option<&'a str>,
+    /// That lease is somebody else's: it is let go of at the end, and nothing ends its sandbox.
+    pub(crate) borrowed: bool,
     /// A killed process's lease for the same run may be gone on with, if a session on it was written down.
     pub(crate) go_on: bool,
 }
@@ -135,6 +137,7 @@ impl Leases {
             Some(id) => {
                 record.stage = Stage::Held;
                 record.made = false;
+                record.borrowed = wish.borrowed;
                 record.lease = Some(only_the_id(id));
                 let (mut entry, found) = book.claim(record.clone(), id).await?;
                 if found == Found::Left {
@@ -152,6 +155,7 @@ impl Leases {
             provider: wish.provider,
             entry,
             resume,
+            borrowed: wish.borrowed,
         })
         .await
     }
@@ -211,6 +215,7 @@ async fn left_of_run(book: &LeaseBook, wish: &Wish<'_>) -> Result<Option<Wanted>
                 id: lease.id,
                 found: Found::Left,
             }),
+            borrowed: false,
         }));
     }
     Ok(None)

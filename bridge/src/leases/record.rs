@@ -35,6 +35,9 @@ pub(crate) struct LeaseRecord {
     pub(crate) stage: Stage,
     /// The sandbox was made for this record, and not taken over from before.
     pub(crate) made: bool,
+    /// It is somebody else's, so the provider is never asked to end it.
+    #[serde(default)]
+    pub(crate) borrowed: bool,
     /// When the record was begun.
     pub(crate) since: SystemTime,
     /// What the provider gave; absent while that is not known.
@@ -117,6 +120,7 @@ impl LeaseRecord {
             scope,
             stage: Stage::Acquiring,
             made: true,
+            borrowed: false,
             since: now,
             lease: None,
             debt: Debt::default(),

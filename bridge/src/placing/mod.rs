@@ -50,7 +50,7 @@ impl Reach {
     }
 
     /// The shell of our own scripts there.
-    fn shell(&self) -> Shell {
+    pub(crate) fn shell(&self) -> Shell {
         self.lease().map_or(Shell::Sh, |held| held.shell)
     }
 }
@@ -131,6 +131,7 @@ async fn leased(
             requested_cwd: None,
         },
         id: target.id.as_deref(),
+        borrowed: target.borrowed,
         go_on: request.resume && request.state_dir.is_some(),
     };
     let held = app.leases.hold(&book, wish).await;

@@ -27,6 +27,7 @@ mod attacks;
 mod fake_target;
 mod leases;
 mod secrets;
+mod probe;
 
 use paperclip_bridge_tests::sshd;
 

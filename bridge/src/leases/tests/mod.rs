@@ -39,6 +39,7 @@ impl Process {
                 ..LeaseScope::default()
             },
             id,
+            borrowed: false,
             go_on: false,
         }
     }
