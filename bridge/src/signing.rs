@@ -1,13 +1,18 @@
-//! Signing the daemon's own requests to a Worker.
+//! Signing what a Worker checks: the daemon's own requests to it, and what an agent shows to its relay.
 //!
-//! Here: [`EnvelopeSigner`], which brings the clock and the random bytes. Not here: the format (`policy::envelope`), nor
-//! whether the request goes to the right host, which the caller sees to before it signs.
+//! Here: [`EnvelopeSigner`] and [`agent_key`], which bring the clock and the random bytes. Not here: the formats
+//! (`policy::envelope`), nor whether a request goes to the right host, which the caller sees to before it signs.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use policy::envelope::{KeyId, Nonce, SigningKey, Stamp, Unsigned, sign};
+use policy::Token;
+use policy::envelope::{KeyId, Nonce, RelayBearer, SigningKey, Stamp, Unsigned, sign};
 use runners::SecretText;
-use runners::provider::{RequestSigner, UnsignedRequest};
+use runners::provider::{RelayRoute, RequestSigner, UnsignedRequest};
+
+/// What an agent shows to a relay is good for so long from the opening of its session: as long as the longest command may
+/// run.
+const AGENT_KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Signs with `PCS1-HMAC-SHA256`, at this machine's time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,11 +25,8 @@ impl RequestSigner for EnvelopeSigner {
         key: &SecretText,
         request: &UnsignedRequest<'_>,
     ) -> Result<Vec<(&'static str, String)>, String> {
-        let name = KeyId::parse(key_id).ok_or_else(|| {
-            format!("`{key_id}` is no name of a signing key; use 1 to 64 of A-Z a-z 0-9 . _ -")
-        })?;
-        let key = SigningKey::from_base64(key.expose().trim_ascii())
-            .map_err(|fault| format!("the signing key `{name}` {fault}"))?;
+        let name = key_name(key_id)?;
+        let key = signing_key(&name, key)?;
         let stamp = Stamp {
             key_id: &name,
             timestamp: now_unix()?,
@@ -42,6 +44,37 @@ impl RequestSigner for EnvelopeSigner {
             .map(|signed| signed.into_fields().into())
             .map_err(|fault| format!("the request cannot be signed: {fault}"))
     }
+}
+
+/// What an agent shows behind a relay: its session's token, in a bearer that the Worker checks without asking us. It is
+/// good for 24 hours.
+///
+/// # Errors
+///
+/// One line saying why there is none.
+pub(crate) async fn agent_key(route: &RelayRoute, token: &Token) -> Result<SecretText, String> {
+    let name = key_name(&route.key_id)?;
+    let key = route.key.get().await.map_err(|fault| fault.to_string())?;
+    let bearer = RelayBearer {
+        bridge_id: &route.bridge_id,
+        expires_unix: now_unix()?.saturating_add(AGENT_KEY_LIFE.as_secs()),
+        session_token: token.expose(),
+    };
+    bearer
+        .mint(&signing_key(&name, &key)?)
+        .map(|bearer| SecretText::new(bearer.as_str()))
+        .map_err(|_| format!("`{}` is no name of a relay", route.bridge_id))
+}
+
+fn key_name(key_id: &str) -> Result<KeyId, String> {
+    KeyId::parse(key_id).ok_or_else(|| {
+        format!("`{key_id}` is no name of a signing key; use 1 to 64 of A-Z a-z 0-9 . _ -")
+    })
+}
+
+fn signing_key(name: &KeyId, key: &SecretText) -> Result<SigningKey, String> {
+    SigningKey::from_base64(key.expose().trim_ascii())
+        .map_err(|fault| format!("the signing key `{name}` {fault}"))
 }
 
 fn now_unix() -> Result<u64, String> {

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use runners::CommandManagedRuntimeRunner;
+use runners::{CommandManagedRuntimeRunner, SecretText};
 use runners::ssh::SshPool;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -29,6 +29,7 @@ use crate::session::budget::Budget;
 use crate::session::identity::Identity;
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use crate::signing;
 use crate::upstream::Upstream;
 
 pub use opened::{Left, OpenSession};
@@ -189,7 +190,7 @@ impl App {
             .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
-        let Placed { ladder, queue } = placing::ladder(request, runner, reach, identity, state.as_ref())?;
+        let Placed { ladder, queue } = placing::ladder(request, runner, reach, identity, state.as_ref(), &self.providers)?;
         let report = ladder.report();
         let session = Session::of(
             identity.session,
@@ -209,11 +210,13 @@ impl App {
         let task = tokio::spawn(Box::new(ladder).serve(session.callbacks(), reporter, stop.clone()));
         let mut serving = Serving { task, stop };
         let listening = wait_until_ready(&mut status, &mut serving.task).await?;
+        let token = agent_token(&listening, reach, identity).await?;
         let ladder = report.borrow().clone();
         session.takes_tunnel(ladder.current);
         Ok(Begun {
             session,
             listening,
+            token,
             ladder,
             queue,
             status,
@@ -234,6 +237,8 @@ struct Ground {
 struct Begun {
     session: Arc<Session>,
     listening: Listening,
+    /// As its agent shows it, unless only the agent knows it.
+    token: Option<SecretText>,
     ladder: LadderReport,
     /// Where its queue lies on the target, if the taken tunnel has one.
     queue: QueuePlace,
@@ -247,6 +252,7 @@ impl Ground {
         let Begun {
             session,
             listening,
+            token,
             ladder: LadderReport {
                 attempts,
                 current: tunnel,
@@ -273,7 +279,7 @@ impl Ground {
                 Listening::Unix { path } => format!("unix:{}", path.display()),
                 Listening::Url { url, .. } => url,
             },
-            token: identity.token,
+            token,
             tunnel,
             ladder: attempts,
             queue_directory: queue.get().filter(|_| tunnel == placing::QUEUE).cloned(),
@@ -285,6 +291,27 @@ impl Ground {
             state: self.state,
             serving,
         })
+    }
+}
+
+/// The session's token in the form that stands before the agent's listener.
+async fn agent_token(
+    listening: &Listening,
+    reach: &Reach,
+    identity: &Identity,
+) -> Result<Option<SecretText>, OpenError> {
+    let Some(token) = &identity.token else {
+        return Ok(None);
+    };
+    let relay = reach.lease().and_then(|held| held.relay.as_ref());
+    match (listening, relay) {
+        (Listening::Url { .. }, Some(route)) => signing::agent_key(route, token)
+            .await
+            .map(Some)
+            .map_err(|why| configuration(&why)),
+        (Listening::Tcp { .. } | Listening::Unix { .. } | Listening::Url { .. }, _) => {
+            Ok(Some(SecretText::new(token.expose())))
+        }
     }
 }
 
