@@ -67,9 +67,8 @@ pub(crate) async fn agent_key(route: &RelayRoute, token: &Token) -> Result<Secre
 }
 
 fn key_name(key_id: &str) -> Result<KeyId, String> {
-    KeyId::parse(key_id).ok_or_else(|| {
-        format!("`{key_id}` is no name of a signing key; use 1 to 64 of A-Z a-z 0-9 . _ -")
-    })
+    KeyId::parse(key_id)
+        .ok_or_else(|| format!("`{key_id}` is no name of a signing key; use 1 to 64 of A-Z a-z 0-9 . _ -"))
 }
 
 fn signing_key(name: &KeyId, key: &SecretText) -> Result<SigningKey, String> {
@@ -98,9 +97,13 @@ pub(crate) fn fresh_nonce() -> Result<Nonce, String> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::sync::Arc;
 
+    use futures_util::future::BoxFuture;
     use policy::TokenDigest;
     use policy::envelope::{KeyRing, Received, SeenNonces, Validity, Verifier};
+    use runners::http::HttpClient;
+    use runners::provider::{ProviderSettings, SecretFault, SecretField, SecretHandle, SecretSource};
 
     use super::*;
 
@@ -143,6 +146,72 @@ mod tests {
 
         assert_eq!(verdict(), Ok(()));
         assert!(verdict().is_err());
+    }
+
+    struct Given;
+
+    impl SecretSource for Given {
+        fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>> {
+            Box::pin(std::future::ready(match reference {
+                "env:KEY" => Ok(SecretText::new(KEY)),
+                other => Err(SecretFault(format!("{other} is not set"))),
+            }))
+        }
+    }
+
+    fn route(key: &str) -> RelayRoute {
+        let settings = ProviderSettings {
+            config: serde_json::Map::new(),
+            secrets: Arc::new(Given),
+            signer: Arc::new(EnvelopeSigner),
+            http: HttpClient::new([]),
+            environment: |_| None,
+        };
+        let field = SecretField {
+            name: "key",
+            fallback_env: None,
+        };
+        let secret = |reference: &str| {
+            SecretHandle::required("test", &field, Some(reference.to_owned()), &settings).unwrap()
+        };
+        RelayRoute {
+            base_url: "https://bridge.example.dev".into(),
+            agent_url: "https://relay.example.dev".into(),
+            bridge_id: "b-1".into(),
+            expected_host: "bridge.example.dev".into(),
+            key_id: "k1".into(),
+            key: secret(key),
+            bearer: secret("env:BEARER"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_shows_to_a_relay_is_good_for_a_day_and_no_longer() {
+        let token = Token::from_random([7; 24]);
+        let before = now_unix().unwrap();
+
+        let shown = agent_key(&route("env:KEY"), &token).await.unwrap();
+
+        let mut keys = KeyRing::default();
+        keys.add(
+            KeyId::parse("k1").unwrap(),
+            SigningKey::from_base64(KEY).unwrap(),
+            Validity::default(),
+        )
+        .unwrap();
+        let bearer = RelayBearer::check(shown.expose(), &keys, before).unwrap();
+        assert_eq!((bearer.bridge_id, bearer.session_token), ("b-1", token.expose()));
+        let day = AGENT_KEY_LIFE.as_secs();
+        assert!((before + day..=now_unix().unwrap() + day).contains(&bearer.expires_unix));
+        let late = RelayBearer::check(shown.expose(), &keys, bearer.expires_unix);
+        assert!(late.is_err());
+    }
+
+    #[tokio::test]
+    async fn without_its_key_an_agent_is_given_nothing() {
+        let refused = agent_key(&route("env:OTHER"), &Token::from_random([7; 24])).await;
+
+        assert_eq!(refused.unwrap_err(), "env:OTHER is not set");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use runners::{CommandManagedRuntimeRunner, SecretText};
 use runners::ssh::SshPool;
+use runners::{CommandManagedRuntimeRunner, SecretText};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -190,7 +190,8 @@ impl App {
             .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
-        let Placed { ladder, queue } = placing::ladder(request, runner, reach, identity, state.as_ref(), &self.providers)?;
+        let Placed { ladder, queue } =
+            placing::ladder(request, runner, reach, identity, state.as_ref(), &self.providers)?;
         let report = ladder.report();
         let session = Session::of(
             identity.session,

@@ -208,7 +208,10 @@ async fn without_a_relay_it_reaches_the_api_by_queue_v1() {
 async fn a_relay_that_is_refused_makes_room_for_queue_v1_and_its_reason_is_named() {
     for (refusal, reason) in [
         ("HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n", "no_relay"),
-        ("HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n", "relay_unavailable"),
+        (
+            "HTTP/1.1 503 Busy\r\ncontent-length: 0\r\n\r\n",
+            "relay_unavailable",
+        ),
         // As by something on the way that lets no WebSocket through.
         ("", "relay_unavailable"),
     ] {
