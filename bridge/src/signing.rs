@@ -1,13 +1,18 @@
-//! Signing the daemon's own requests to a Worker.
+//! Signing what a Worker checks: the daemon's own requests to it, and what an agent shows to its relay.
 //!
-//! Here: [`EnvelopeSigner`], which brings the clock and the random bytes. Not here: the format (`policy::envelope`), nor
-//! whether the request goes to the right host, which the caller sees to before it signs.
+//! Here: [`EnvelopeSigner`] and [`agent_key`], which bring the clock and the random bytes. Not here: the formats
+//! (`policy::envelope`), nor whether a request goes to the right host, which the caller sees to before it signs.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use policy::envelope::{KeyId, Nonce, SigningKey, Stamp, Unsigned, sign};
+use policy::Token;
+use policy::envelope::{KeyId, Nonce, RelayBearer, SigningKey, Stamp, Unsigned, sign};
 use runners::SecretText;
-use runners::provider::{RequestSigner, UnsignedRequest};
+use runners::provider::{RelayRoute, RequestSigner, UnsignedRequest};
+
+/// What an agent shows to a relay is good for so long from the opening of its session: as long as the longest command may
+/// run.
+const AGENT_KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Signs with `PCS1-HMAC-SHA256`, at this machine's time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -20,11 +25,8 @@ impl RequestSigner for EnvelopeSigner {
         key: &SecretText,
         request: &UnsignedRequest<'_>,
     ) -> Result<Vec<(&'static str, String)>, String> {
-        let name = KeyId::parse(key_id).ok_or_else(|| {
-            format!("`{key_id}` is no name of a signing key; use 1 to 64 of A-Z a-z 0-9 . _ -")
-        })?;
-        let key = SigningKey::from_base64(key.expose().trim_ascii())
-            .map_err(|fault| format!("the signing key `{name}` {fault}"))?;
+        let name = key_name(key_id)?;
+        let key = signing_key(&name, key)?;
         let stamp = Stamp {
             key_id: &name,
             timestamp: now_unix()?,
@@ -42,6 +44,36 @@ impl RequestSigner for EnvelopeSigner {
             .map(|signed| signed.into_fields().into())
             .map_err(|fault| format!("the request cannot be signed: {fault}"))
     }
+}
+
+/// What an agent shows behind a relay: its session's token, in a bearer that the Worker checks without asking us. It is
+/// good for 24 hours.
+///
+/// # Errors
+///
+/// One line saying why there is none.
+pub(crate) async fn agent_key(route: &RelayRoute, token: &Token) -> Result<SecretText, String> {
+    let name = key_name(&route.key_id)?;
+    let key = route.key.get().await.map_err(|fault| fault.to_string())?;
+    let bearer = RelayBearer {
+        bridge_id: &route.bridge_id,
+        expires_unix: now_unix()?.saturating_add(AGENT_KEY_LIFE.as_secs()),
+        session_token: token.expose(),
+    };
+    bearer
+        .mint(&signing_key(&name, &key)?)
+        .map(|bearer| SecretText::new(bearer.as_str()))
+        .map_err(|_| format!("`{}` is no name of a relay", route.bridge_id))
+}
+
+fn key_name(key_id: &str) -> Result<KeyId, String> {
+    KeyId::parse(key_id)
+        .ok_or_else(|| format!("`{key_id}` is no name of a signing key; use 1 to 64 of A-Z a-z 0-9 . _ -"))
+}
+
+fn signing_key(name: &KeyId, key: &SecretText) -> Result<SigningKey, String> {
+    SigningKey::from_base64(key.expose().trim_ascii())
+        .map_err(|fault| format!("the signing key `{name}` {fault}"))
 }
 
 fn now_unix() -> Result<u64, String> {
@@ -65,9 +97,13 @@ pub(crate) fn fresh_nonce() -> Result<Nonce, String> {
 #[cfg(test)]
 mod tests {
     use std::cell::RefCell;
+    use std::sync::Arc;
 
+    use futures_util::future::BoxFuture;
     use policy::TokenDigest;
     use policy::envelope::{KeyRing, Received, SeenNonces, Validity, Verifier};
+    use runners::http::HttpClient;
+    use runners::provider::{ProviderSettings, SecretFault, SecretField, SecretHandle, SecretSource};
 
     use super::*;
 
@@ -110,6 +146,72 @@ mod tests {
 
         assert_eq!(verdict(), Ok(()));
         assert!(verdict().is_err());
+    }
+
+    struct Given;
+
+    impl SecretSource for Given {
+        fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>> {
+            Box::pin(std::future::ready(match reference {
+                "env:KEY" => Ok(SecretText::new(KEY)),
+                other => Err(SecretFault(format!("{other} is not set"))),
+            }))
+        }
+    }
+
+    fn route(key: &str) -> RelayRoute {
+        let settings = ProviderSettings {
+            config: serde_json::Map::new(),
+            secrets: Arc::new(Given),
+            signer: Arc::new(EnvelopeSigner),
+            http: HttpClient::new([]),
+            environment: |_| None,
+        };
+        let field = SecretField {
+            name: "key",
+            fallback_env: None,
+        };
+        let secret = |reference: &str| {
+            SecretHandle::required("test", &field, Some(reference.to_owned()), &settings).unwrap()
+        };
+        RelayRoute {
+            base_url: "https://bridge.example.dev".into(),
+            agent_url: "https://relay.example.dev".into(),
+            bridge_id: "b-1".into(),
+            expected_host: "bridge.example.dev".into(),
+            key_id: "k1".into(),
+            key: secret(key),
+            bearer: secret("env:BEARER"),
+        }
+    }
+
+    #[tokio::test]
+    async fn what_an_agent_shows_to_a_relay_is_good_for_a_day_and_no_longer() {
+        let token = Token::from_random([7; 24]);
+        let before = now_unix().unwrap();
+
+        let shown = agent_key(&route("env:KEY"), &token).await.unwrap();
+
+        let mut keys = KeyRing::default();
+        keys.add(
+            KeyId::parse("k1").unwrap(),
+            SigningKey::from_base64(KEY).unwrap(),
+            Validity::default(),
+        )
+        .unwrap();
+        let bearer = RelayBearer::check(shown.expose(), &keys, before).unwrap();
+        assert_eq!((bearer.bridge_id, bearer.session_token), ("b-1", token.expose()));
+        let day = AGENT_KEY_LIFE.as_secs();
+        assert!((before + day..=now_unix().unwrap() + day).contains(&bearer.expires_unix));
+        let late = RelayBearer::check(shown.expose(), &keys, bearer.expires_unix);
+        assert!(late.is_err());
+    }
+
+    #[tokio::test]
+    async fn without_its_key_an_agent_is_given_nothing() {
+        let refused = agent_key(&route("env:OTHER"), &Token::from_random([7; 24])).await;
+
+        assert_eq!(refused.unwrap_err(), "env:OTHER is not set");
     }
 
     #[test]

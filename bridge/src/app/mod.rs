@@ -15,8 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use runners::CommandManagedRuntimeRunner;
 use runners::ssh::SshPool;
+use runners::{CommandManagedRuntimeRunner, SecretText};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -31,6 +31,7 @@ use crate::session::budget::Budget;
 use crate::session::identity::Identity;
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use crate::signing;
 use crate::upstream::Upstream;
 
 pub use opened::{Left, OpenSession};
@@ -192,7 +193,8 @@ impl App {
             .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
-        let Placed { ladder, queue } = placing::ladder(request, runner, reach, identity, state.as_ref())?;
+        let Placed { ladder, queue } =
+            placing::ladder(request, runner, reach, identity, state.as_ref(), &self.providers)?;
         let report = ladder.report();
         let session = Session::of(
             identity.session,
@@ -212,11 +214,13 @@ impl App {
         let task = tokio::spawn(Box::new(ladder).serve(session.callbacks(), reporter, stop.clone()));
         let mut serving = Serving { task, stop };
         let listening = wait_until_ready(&mut status, &mut serving.task).await?;
+        let token = agent_token(&listening, reach, identity).await?;
         let ladder = report.borrow().clone();
         session.takes_tunnel(ladder.current);
         Ok(Begun {
             session,
             listening,
+            token,
             ladder,
             queue,
             status,
@@ -237,6 +241,8 @@ struct Ground {
 struct Begun {
     session: Arc<Session>,
     listening: Listening,
+    /// As its agent shows it, unless only the agent knows it.
+    token: Option<SecretText>,
     ladder: LadderReport,
     /// Where its queue lies on the target, if the taken tunnel has one.
     queue: QueuePlace,
@@ -250,6 +256,7 @@ impl Ground {
         let Begun {
             session,
             listening,
+            token,
             ladder: LadderReport {
                 attempts,
                 current: tunnel,
@@ -272,7 +279,7 @@ impl Ground {
         Ok(OpenSession {
             id: session.id,
             url: url(&listening),
-            token: identity.token,
+            token,
             tunnel,
             ladder: attempts,
             queue_directory: queue.get().filter(|_| tunnel == placing::QUEUE).cloned(),
@@ -293,6 +300,27 @@ fn url(listening: &Listening) -> String {
         Listening::Tcp { port } => format!("http://127.0.0.1:{port}"),
         Listening::Unix { path } => format!("unix:{}", path.display()),
         Listening::Url { url, .. } => url.clone(),
+    }
+}
+
+/// The session's token in the form that stands before the agent's listener.
+async fn agent_token(
+    listening: &Listening,
+    reach: &Reach,
+    identity: &Identity,
+) -> Result<Option<SecretText>, OpenError> {
+    let Some(token) = &identity.token else {
+        return Ok(None);
+    };
+    let relay = reach.lease().and_then(|held| held.relay.as_ref());
+    match (listening, relay) {
+        (Listening::Url { .. }, Some(route)) => signing::agent_key(route, token)
+            .await
+            .map(Some)
+            .map_err(|why| configuration(&why)),
+        (Listening::Tcp { .. } | Listening::Unix { .. } | Listening::Url { .. }, _) => {
+            Ok(Some(SecretText::new(token.expose())))
+        }
     }
 }
 

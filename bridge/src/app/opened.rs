@@ -5,8 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::Token;
-use runners::CommandManagedRuntimeRunner;
+use runners::{CommandManagedRuntimeRunner, SecretText};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -33,8 +32,9 @@ pub struct OpenSession {
     pub id: Uuid,
     /// What the agent calls, such as `http://127.0.0.1:40123`, or `unix:PATH`.
     pub url: String,
-    /// The agent's throw-away token; printed once. `None` where a predecessor of this process gave it out.
-    pub token: Option<Token>,
+    /// The agent's throw-away token, behind a relay within the bearer that the relay asks for; printed once. `None` where a
+    /// predecessor of this process gave it out.
+    pub token: Option<SecretText>,
     /// The tunnel that was taken, such as `ssh-reverse`.
     pub tunnel: &'static str,
     /// The better tunnels that were tried before, and why they were not taken.
@@ -103,7 +103,7 @@ impl OpenSession {
     pub fn environment(&self) -> BTreeMap<String, String> {
         variables(Told {
             url: &self.url,
-            token: self.token.as_ref().map(Token::expose),
+            token: self.token.as_ref().map(SecretText::expose),
             run_id: &self.run_id,
             tunnel: self.tunnel,
             queue: self.queue_directory.as_deref(),

@@ -32,14 +32,19 @@ impl Providers {
         config: &ProviderConfig,
         secrets: &Secrets,
     ) -> Result<Arc<dyn Provider>, ConfigError> {
-        let roots = || HttpClient::new(rustls_native_certs::load_native_certs().certs);
         (spec.build)(ProviderSettings {
             config: config.0.clone(),
             secrets: Arc::new(secrets.clone()),
             signer: Arc::new(EnvelopeSigner),
-            http: self.http.get_or_init(roots).clone(),
+            http: self.http(),
             environment,
         })
+    }
+
+    /// The client that all providers share.
+    pub(crate) fn http(&self) -> HttpClient {
+        let roots = || HttpClient::new(rustls_native_certs::load_native_certs().certs);
+        self.http.get_or_init(roots).clone()
     }
 
     /// The provider that a record of an earlier process speaks of.

@@ -87,7 +87,7 @@ fn as_json(session: &OpenSession) -> serde_json::Value {
         "session": session.id.to_string(),
         "url": session.url,
         // Where a predecessor of this process gave it out, only its agent knows it.
-        "token": session.token.as_ref().map(policy::Token::expose),
+        "token": session.token.as_ref().map(runners::SecretText::expose),
         "tunnel": session.tunnel,
         "lease": session.lease(),
         "ladder": ladder(&session.ladder),

@@ -20,13 +20,15 @@ use tunnel::launch::{GatewayProgram, GatewayToken, Launcher, SessionName};
 use tunnel::local::Local;
 use tunnel::queue::{Bodies, Journal, Queue, QueueOptions, QueuePlace};
 use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
+use tunnel::worker::Relay;
 use tunnel::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
 
 use super::Reach;
-use crate::app::{GatewayChoice, OpenError, SessionRequest, TunnelChoice};
+use crate::app::{GatewayChoice, OpenError, Providers, SessionRequest, TunnelChoice};
 use crate::gateway;
 use crate::session::identity::Identity;
 use crate::session::state::StateFolder;
+use crate::signing::EnvelopeSigner;
 
 /// Beyond the largest body and head, what an agent may have sent before anybody reads it.
 const STREAM_SLACK_BYTES: usize = 256 * 1024;
@@ -57,6 +59,7 @@ pub(crate) fn ladder(
     reach: &Reach,
     identity: &Identity,
     state: Option<&StateFolder>,
+    providers: &Providers,
 ) -> Result<Placed, OpenError> {
     let refused = |text: &str| Err(OpenError::Configuration(text.to_owned()));
     let tunnels = Tunnels {
@@ -66,6 +69,13 @@ pub(crate) fn ladder(
         identity,
         state,
         queue_place: QueuePlace::default(),
+    };
+    let relay = |route: &RelayRoute| -> Box<dyn Tunnel> {
+        Box::new(Relay::new(
+            route.clone(),
+            Arc::new(EnvelopeSigner),
+            providers.http(),
+        ))
     };
     let rungs = match (&request.tunnel, reach) {
         // What a predecessor left is a queue; no other tunnel can go on with it.
@@ -79,7 +89,7 @@ pub(crate) fn ladder(
             vec![tunnels.reverse(host), tunnels.http2()?, tunnels.queue()?]
         }
         (TunnelChoice::Auto, Reach::Leased(held)) => {
-            let mut rungs: Vec<_> = held.relay.iter().map(|route| tunnels.worker(route)).collect();
+            let mut rungs: Vec<_> = held.relay.iter().map(relay).collect();
             rungs.extend([tunnels.http2_by_duplex()?, tunnels.queue()?]);
             rungs
         }
@@ -91,7 +101,7 @@ pub(crate) fn ladder(
             return refused("a local tunnel serves only the target `local`");
         }
         (TunnelChoice::Worker, Reach::Leased(held)) => match &held.relay {
-            Some(route) => vec![tunnels.worker(route)],
+            Some(route) => vec![relay(route)],
             None => return refused("the configuration of this target's provider names no relay"),
         },
         (TunnelChoice::Worker, Reach::Local | Reach::Ssh(_)) => {
@@ -171,15 +181,6 @@ impl Tunnels<'_> {
             stream_cap: stream_cap(&self.request.limits),
         };
         Box::new(SshReverse::new(Arc::clone(host), options))
-    }
-
-    /// The hook for the push relay, which this version does not have yet.
-    fn worker(&self, _: &RelayRoute) -> Box<dyn Tunnel> {
-        Box::new(NotHere {
-            tunnel: "worker",
-            reason: "no_relay",
-            detail: "this version has no tunnel over a Worker's relay",
-        })
     }
 
     fn http2_by_duplex(&self) -> Result<Box<dyn Tunnel>, OpenError> {

@@ -311,6 +311,21 @@ impl Provider for WorkerProvider {
         std::future::ready(Err(ProviderError::Unsupported("a list of sandboxes"))).boxed()
     }
 
+    fn account(&self) -> String {
+        self.api.base.as_str().to_owned()
+    }
+
+    /// A sandbox that is used again is the environment's and kept. The others have names that the Worker draws, and it
+    /// has no list: one whose name was lost goes to sleep by itself, unless `keepAlive` forbids that.
+    fn made_for<'a>(&'a self, _: &'a LeaseScope) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+        let made = if self.config.reuse_lease {
+            Ok(vec![])
+        } else {
+            Err(ProviderError::Unsupported("finding the sandboxes of a run"))
+        };
+        std::future::ready(made).boxed()
+    }
+
     fn runner(&self, lease: &Lease) -> Result<Arc<dyn CommandManagedRuntimeRunner>, ProviderError> {
         self.runner(lease)
     }

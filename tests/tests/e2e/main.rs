@@ -25,6 +25,7 @@ mod queue_restart;
 mod queue_hosted;
 mod attacks;
 mod fake_target;
+mod worker_target;
 mod leases;
 mod secrets;
 mod probe;

@@ -11,6 +11,7 @@ use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, Request, header};
 use runners::http::{BaseUrl, HttpClient, HttpFault, HttpStream};
 use runners::provider::{RelayRoute, RequestSigner, UnsignedRequest};
+use tokio_tungstenite::tungstenite::error::ProtocolError;
 use tokio_tungstenite::tungstenite::handshake::client::generate_key;
 use tokio_tungstenite::tungstenite::protocol::WebSocketConfig;
 use tokio_tungstenite::tungstenite::{Error, Message};
@@ -42,6 +43,9 @@ pub(super) enum ConnectFault {
     /// The Worker was not reached.
     #[error("the Worker cannot be reached: {0}")]
     Unreachable(String),
+    /// It was reached, and the upgrade had no answer: something on the way may let no WebSocket through.
+    #[error("the relay's upgrade had no answer: {0}")]
+    Unanswered(String),
     /// It answered, and not with an open socket.
     #[error("the Worker answered the relay's connect with {status}{detail}")]
     Answered {
@@ -70,7 +74,7 @@ impl ConnectFault {
             } => "relay_refused",
             Self::Answered { status: 404, .. } => "no_relay",
             Self::Answered { status: 421, .. } => "host_header_mismatch",
-            Self::Answered { .. } => "relay_unavailable",
+            Self::Unanswered(_) | Self::Answered { .. } => "relay_unavailable",
             Self::Superseded => "relay_superseded",
             Self::Protocol(_) => "relay_protocol",
         }
@@ -114,7 +118,7 @@ impl Connector {
         let opened = client_async_with_config(request, stream, Some(config));
         let (mut socket, _) = tokio::time::timeout(ANSWER_LIMIT, opened)
             .await
-            .map_err(|_| ConnectFault::Unreachable(format!("no answer within {ANSWER_LIMIT:?}")))?
+            .map_err(|_| ConnectFault::Unanswered(format!("nothing came within {ANSWER_LIMIT:?}")))?
             .map_err(|error| refused(&error))?;
         let hello = tokio::time::timeout(ANSWER_LIMIT, self.greet(&mut socket))
             .await
@@ -187,7 +191,7 @@ impl Connector {
             conn_window: CONNECTION_WINDOW,
         };
         Frame::Hello(own).write(&mut message);
-        let lost = |error: Error| ConnectFault::Unreachable(error.to_string());
+        let lost = |error: Error| ConnectFault::Unanswered(error.to_string());
         socket
             .send(Message::Binary(message.freeze()))
             .await
@@ -215,7 +219,7 @@ impl Connector {
                 }
                 Some(Err(error)) => return Err(lost(error)),
                 None => {
-                    return Err(ConnectFault::Unreachable(
+                    return Err(ConnectFault::Unanswered(
                         "the relay's socket ended before its hello".to_owned(),
                     ));
                 }
@@ -256,11 +260,13 @@ fn unreachable(fault: HttpFault) -> ConnectFault {
 
 /// What the Worker's answer to the upgrade says.
 fn refused(error: &Error) -> ConnectFault {
-    if let Error::Io(error) = error {
-        return ConnectFault::Unreachable(error.to_string());
-    }
-    let Error::Http(response) = error else {
-        return ConnectFault::Protocol(format!("what answers there is no relay: {error}"));
+    let response = match error {
+        Error::Http(response) => response,
+        Error::Io(error) => return ConnectFault::Unanswered(error.to_string()),
+        Error::Protocol(ProtocolError::HandshakeIncomplete) => {
+            return ConnectFault::Unanswered("the connection was closed".to_owned());
+        }
+        error => return ConnectFault::Protocol(format!("what answers there is no relay: {error}")),
     };
     let status = response.status().as_u16();
     let mut detail = code_of(response.body().as_deref())

@@ -265,7 +265,26 @@ async fn a_worker_that_is_not_there_is_unreachable() {
     drop(world.listener);
     world.listener = listener;
 
-    // It may have connected before the listener was gone; then the socket ends before any answer.
     let end = world.end.await.unwrap();
     assert!(matches!(end, TunnelEnd::Unreachable(_)), "{end:?}");
+}
+
+#[tokio::test]
+async fn a_worker_that_lets_no_websocket_through_is_no_reason_not_to_try_another_tunnel() {
+    let world = loopback(None).await;
+
+    let (stream, _) = world.listener.accept().await.unwrap();
+    drop(stream);
+
+    let end = world.end.await.unwrap();
+    assert!(
+        matches!(
+            end,
+            TunnelEnd::Refused {
+                reason: "relay_unavailable",
+                ..
+            }
+        ),
+        "{end:?}"
+    );
 }
