@@ -26,6 +26,7 @@ mod queue_hosted;
 mod attacks;
 mod fake_target;
 mod leases;
+mod provider_targets;
 mod secrets;
 
 use paperclip_bridge_tests::sshd;
