@@ -9,6 +9,7 @@
 
 pub mod world;
 pub mod leased;
+pub mod clouds;
 pub mod attack;
 pub mod raw;
 pub mod upstream;

@@ -94,6 +94,11 @@ impl Control {
         Self { api, base, liveness }
     }
 
+    /// Where the API is, which tells one installation from another.
+    pub(super) fn address(&self) -> &str {
+        self.base.as_str()
+    }
+
     fn call(&self, method: Method, path: &str) -> Call {
         Call::new(method, self.base.join(path), self.liveness)
     }
@@ -196,8 +201,8 @@ impl Control {
         }
     }
 
-    /// The ids of all sandboxes with these labels.
-    pub(super) async fn list(&self, labels: &Value) -> Result<Vec<String>, Fault> {
+    /// All sandboxes with these labels that are not gone.
+    pub(super) async fn list(&self, labels: &Value) -> Result<Vec<Sandbox>, Fault> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Page {
@@ -206,7 +211,7 @@ impl Control {
             next_cursor: Option<String>,
         }
         let labels = encoded(&labels.to_string());
-        let (mut ids, mut cursor) = (vec![], None::<String>);
+        let (mut found, mut cursor) = (vec![], None::<String>);
         for _ in 0..PAGES {
             let mut path = format!("/sandbox?limit={PAGE}&labels={labels}");
             if let Some(cursor) = &cursor {
@@ -214,14 +219,10 @@ impl Control {
             }
             let page: Page = self.api.ask(self.call(Method::GET, &path)).await?;
             let there = page.items.into_iter();
-            ids.extend(
-                there
-                    .filter(|sandbox| sandbox.phase() != Phase::Gone)
-                    .map(|sandbox| sandbox.id),
-            );
+            found.extend(there.filter(|sandbox| sandbox.phase() != Phase::Gone));
             cursor = page.next_cursor.filter(|cursor| !cursor.is_empty());
             if cursor.is_none() {
-                return Ok(ids);
+                return Ok(found);
             }
         }
         Err(Fault::Broken(format!(

@@ -32,6 +32,11 @@ const CLEAN_UP: Duration = Duration::from_secs(30);
 /// Limit of stopping, archiving or deleting.
 const LET_GO: Duration = Duration::from_secs(120);
 
+/// The label of the run that a sandbox is for.
+const RUN_LABEL: &str = "paperclip-run-id";
+/// The label that says whether a sandbox may be used again.
+const REUSE_LABEL: &str = "paperclip-reuse-lease";
+
 /// Sandboxes of one account, by one configuration.
 #[derive(Debug)]
 pub(super) struct Daytona {
@@ -85,12 +90,12 @@ impl Daytona {
             }
         };
         label("paperclip-provider", Some(DAYTONA.key));
-        label("paperclip-run-id", Some(&scope.run_id));
+        label(RUN_LABEL, Some(&scope.run_id));
         label("paperclip-environment-id", scope.environment_id.as_deref());
         label("paperclip-company-id", scope.company_id.as_deref());
         label("paperclip-issue-id", scope.issue_id.as_deref());
         label(
-            "paperclip-reuse-lease",
+            REUSE_LABEL,
             Some(if config.reuse_lease { "true" } else { "false" }),
         );
         label("paperclip-create-attempt", Some(attempt));
@@ -203,7 +208,7 @@ impl Daytona {
             workspace.clone_into(&mut places.workspace);
         }
         let mut matched = None;
-        if sandbox.label("paperclip-reuse-lease") == Some("true") {
+        if is_reusable(&sandbox) {
             let path = format!("{}/{}", places.workspace, sentinel::PATH);
             let found = toolbox
                 .download(&path, sentinel::LIMIT_BYTES)
@@ -263,7 +268,7 @@ impl Daytona {
         let Some(sandbox) = self.control.find(id).await.map_err(Fault::of_query)? else {
             return Ok(Released::Destroyed);
         };
-        let keeps = self.config.reuse_lease && sandbox.label("paperclip-reuse-lease") == Some("true");
+        let keeps = self.config.reuse_lease && is_reusable(&sandbox);
         match sandbox.phase() {
             Phase::Gone => Ok(Released::Destroyed),
             // What has failed is of no use to the next run.
@@ -312,6 +317,10 @@ impl Daytona {
         toolbox.version().await.map_err(Fault::of_query)?;
         Ok(self.config.auto_stop().map(|idle| idle / 3))
     }
+}
+
+fn is_reusable(sandbox: &Sandbox) -> bool {
+    sandbox.label(REUSE_LABEL) == Some("true")
 }
 
 /// Where a lease's commands run, and where our own files are.
@@ -390,7 +399,29 @@ impl Provider for Daytona {
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>> {
-        Box::pin(async { self.control.list(&own_labels()).await.map_err(Fault::of_query) })
+        Box::pin(async {
+            let found = self.control.list(&own_labels()).await;
+            let found = found.map_err(Fault::of_query)?.into_iter();
+            Ok(found.map(|sandbox| sandbox.id).collect())
+        })
+    }
+
+    fn account(&self) -> String {
+        self.control.address().to_owned()
+    }
+
+    /// Without those that rest and may be used again: they were had and kept, and are no acquire whose answer was lost.
+    fn made_for<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+        Box::pin(async move {
+            let mut labels = own_labels();
+            if let Some(labels) = labels.as_object_mut() {
+                labels.insert(RUN_LABEL.to_owned(), scope.run_id.as_str().into());
+            }
+            let found = self.control.list(&labels).await.map_err(Fault::of_query)?;
+            let kept = |sandbox: &Sandbox| sandbox.phase() == Phase::Resting && is_reusable(sandbox);
+            let left = found.into_iter().filter(|sandbox| !kept(sandbox));
+            Ok(left.map(|sandbox| sandbox.id).collect())
+        })
     }
 
     fn runner(&self, lease: &Lease) -> Result<Arc<dyn CommandManagedRuntimeRunner>, ProviderError> {

@@ -73,7 +73,7 @@ impl Job {
         let mut script = format!(
             "{{ __pcb_u=$(umask); umask 077; __pcb_d={folder}; unset CDPATH; \
              mkdir -p -- \"$__pcb_d\" && chmod 700 \"$__pcb_d\" || exit 125; \
-             {{ echo $$; cat /proc/$$/stat; }} >\"$__pcb_d/pid\" 2>/dev/null; : >\"$__pcb_d/out\"; : >\"$__pcb_d/err\"; "
+             : >\"$__pcb_d/out\"; : >\"$__pcb_d/err\"; {{ echo $$; cat /proc/$$/stat; }} >\"$__pcb_d/pid\" 2>/dev/null; "
         );
         if self.has_stdin {
             script.push_str("chmod 600 \"$__pcb_d/in\"; ");
@@ -134,9 +134,11 @@ impl Job {
         );
         let (next_out, next_err) = (out + 1, err + 1);
         let tries = if last { 0 } else { 10 };
+        // A command with input has its folder before it has begun: without its pid it is not there yet, and not dead.
+        let begun = if last { "" } else { " && [ -s pid ]" };
         let ended = if last { "true" } else { "[ \"$__pcb_x\" != - ]" };
         format!(
-            "{{ cd -- {folder} 2>/dev/null || {{ echo '{mark}gone 0 0 0'; exit 0; }}; __pcb_n=0; \
+            "{{ cd -- {folder} 2>/dev/null{begun} || {{ echo '{mark}gone 0 0 0'; exit 0; }}; __pcb_n=0; \
              __pcb_s() {{ __pcb_o=$(wc -c <out) && __pcb_e=$(wc -c <err); }} 2>/dev/null; __pcb_o=0; __pcb_e=0; \
              while [ $__pcb_n -lt {tries} ] && [ ! -f exit ] && __pcb_s && [ $__pcb_o -le {out} ] && [ $__pcb_e -le {err} ]; \
              do sleep 0.1 || sleep 1; __pcb_n=$((__pcb_n+1)); done 2>/dev/null; \

@@ -63,6 +63,13 @@ pub(super) struct Running {
     pub(super) domain: Option<String>,
 }
 
+/// A sandbox as the list tells of it.
+#[derive(Clone, Debug)]
+pub(super) struct Listed {
+    pub(super) id: SandboxId,
+    pub(super) paused: bool,
+}
+
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Told {
@@ -179,11 +186,12 @@ impl Control {
     }
 
     /// The sandboxes that carry these labels, paused ones too.
-    pub(super) async fn list(&self, labels: &[(&str, &str)]) -> Result<Vec<SandboxId>, ProviderError> {
+    pub(super) async fn list(&self, labels: &[(&str, &str)]) -> Result<Vec<Listed>, ProviderError> {
         #[derive(Deserialize)]
-        struct Listed {
+        struct One {
             #[serde(rename = "sandboxID")]
             id: String,
+            state: Option<String>,
         }
         let pairs: Vec<String> = labels
             .iter()
@@ -197,8 +205,11 @@ impl Control {
                 .versioned(Method::GET, &format!("/sandboxes?{query}"), None, CALL_LIMIT)
                 .await;
             let answer = self.done("list the sandboxes", answer)?;
-            for listed in told::<Vec<Listed>>(&answer)? {
-                found.push(SandboxId::parse(&listed.id)?);
+            for one in told::<Vec<One>>(&answer)? {
+                found.push(Listed {
+                    id: SandboxId::parse(&one.id)?,
+                    paused: one.state.as_deref() == Some("paused"),
+                });
             }
             match answer
                 .headers

@@ -23,6 +23,8 @@ use crate::{CommandManagedRuntimeRunner, Execution, RunnerError};
 const PROVIDER_LABEL: (&str, &str) = ("paperclipProvider", KEY);
 /// The label of those that this daemon makes.
 const BRIDGE_LABEL: (&str, &str) = ("paperclipBridge", "1");
+/// The label of the run that a sandbox is for.
+const RUN_LABEL: &str = "paperclipRunId";
 /// The label of one creation.
 const LEASE_LABEL: &str = "paperclipLease";
 /// Pauses before each look for a sandbox whose creation was not answered.
@@ -87,7 +89,7 @@ impl E2bProvider {
             tokio::time::sleep(pause).await;
             let found = self.control.list(&[BRIDGE_LABEL, (LEASE_LABEL, label)]).await;
             match found.as_deref() {
-                Ok([id, ..]) => return self.control.connect(id).await,
+                Ok([one, ..]) => return self.control.connect(&one.id).await,
                 Ok([]) => {}
                 Err(error) => {
                     tracing::debug!(%error, "a sandbox whose creation was not answered is looked for")
@@ -197,7 +199,21 @@ impl Provider for E2bProvider {
     fn list(&self) -> BoxFuture<'_, Result<Vec<String>, ProviderError>> {
         Box::pin(async move {
             let found = self.control.list(&[PROVIDER_LABEL, BRIDGE_LABEL]).await?;
-            Ok(found.iter().map(|id| id.as_str().to_owned()).collect())
+            Ok(found.iter().map(|one| one.id.as_str().to_owned()).collect())
+        })
+    }
+
+    fn account(&self) -> String {
+        self.settings.api.as_str().to_owned()
+    }
+
+    /// Only those that run: one that is paused was had and kept, and is no acquire whose answer was lost.
+    fn made_for<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
+        Box::pin(async move {
+            let labels = [PROVIDER_LABEL, BRIDGE_LABEL, (RUN_LABEL, scope.run_id.as_str())];
+            let found = self.control.list(&labels).await?;
+            let running = found.iter().filter(|one| !one.paused);
+            Ok(running.map(|one| one.id.as_str().to_owned()).collect())
         })
     }
 
@@ -216,7 +232,7 @@ impl Provider for E2bProvider {
 
 fn labels<'a>(scope: &LeaseScope, label: &str) -> BTreeMap<&'a str, String> {
     let some = [
-        ("paperclipRunId", Some(&scope.run_id)),
+        (RUN_LABEL, Some(&scope.run_id)),
         ("paperclipEnvironmentId", scope.environment_id.as_ref()),
         ("paperclipIssueId", scope.issue_id.as_ref()),
         ("paperclipCompanyId", scope.company_id.as_ref()),

@@ -27,6 +27,7 @@ mod attacks;
 mod fake_target;
 mod worker_target;
 mod leases;
+mod provider_targets;
 mod secrets;
 mod probe;
 

@@ -11,6 +11,7 @@ pub mod journal;
 pub mod pump;
 pub mod batch;
 pub mod directory;
+mod either;
 mod stamp;
 mod desk;
 mod worker;

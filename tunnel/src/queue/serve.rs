@@ -17,6 +17,7 @@ use super::batch::Batch;
 use super::channel::{ChannelFault, OpenQueue, QueueChannel};
 use super::desk::Desk;
 use super::directory::Directory;
+use super::either::Either;
 use super::gateway::{GatewayFault, GatewayLife};
 use super::named::Named;
 use super::pump::Pump;
@@ -179,24 +180,19 @@ fn channel(launcher: &Launcher, life: &GatewayLife, options: &QueueOptions) -> B
     let shell = launcher.shell().program();
     let limit = envelope_limit(options.max_body);
     let executions = options.executions.clone();
-    if capabilities.duplex && !options.batch_only {
-        return Box::new(Pump::new(
-            runner,
-            shell,
-            life.directory(),
-            life.record(),
-            limit,
-            executions,
-        ));
-    }
-    Box::new(Batch::new(
-        runner,
+    let batch = Batch::new(
+        runner.clone(),
         shell,
         life.directory(),
         life.record(),
         limit,
-        executions,
-    ))
+        executions.clone(),
+    );
+    if !capabilities.duplex || options.batch_only {
+        return Box::new(batch);
+    }
+    let pump = Pump::new(runner, shell, life.directory(), life.record(), limit, executions);
+    Box::new(Either::new(pump, batch))
 }
 
 /// One queue while it is served.
