@@ -260,13 +260,14 @@ fn unreachable(fault: HttpFault) -> ConnectFault {
 
 /// What the Worker's answer to the upgrade says.
 fn refused(error: &Error) -> ConnectFault {
-    let response = match error {
-        Error::Http(response) => response,
-        Error::Io(error) => return ConnectFault::Unanswered(error.to_string()),
-        Error::Protocol(ProtocolError::HandshakeIncomplete) => {
-            return ConnectFault::Unanswered("the connection was closed".to_owned());
-        }
-        error => return ConnectFault::Protocol(format!("what answers there is no relay: {error}")),
+    if let Error::Io(error) = error {
+        return ConnectFault::Unanswered(error.to_string());
+    }
+    if let Error::Protocol(ProtocolError::HandshakeIncomplete) = error {
+        return ConnectFault::Unanswered("the connection was closed".to_owned());
+    }
+    let Error::Http(response) = error else {
+        return ConnectFault::Protocol(format!("what answers there is no relay: {error}"));
     };
     let status = response.status().as_u16();
     let mut detail = code_of(response.body().as_deref())
