@@ -27,6 +27,7 @@ mod attacks;
 mod fake_target;
 mod leases;
 mod provider_targets;
+mod environment;
 mod secrets;
 
 use paperclip_bridge_tests::sshd;
