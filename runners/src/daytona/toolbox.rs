@@ -77,13 +77,11 @@ impl Toolbox {
 
     /// Runs a script of the shell with a limit that the daemon keeps: then it kills the whole group and answers 408.
     pub(super) async fn execute(&self, script: &str, limit: Duration) -> Result<Ran, Fault> {
-        let limit = limit.min(LONGEST);
-        // A part of a second is a whole one: less would end what still has time.
-        let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+        let (seconds, deadline) = limits(limit);
         let mut call = self
             .call(Method::POST, "/process/execute")
-            .json(json!({"command": script, "timeout": seconds.max(1)}));
-        call.deadline = Duration::from_secs(seconds.max(1)) + CALL_SLACK;
+            .json(json!({"command": script, "timeout": seconds}));
+        call.deadline = deadline;
         call.limit = 16 * 1024 * 1024;
         self.api.ask(call).await
     }
@@ -172,5 +170,33 @@ impl Toolbox {
             Err(Fault::Status(fault)) if fault.status == 404 => Ok(()),
             other => other.map(drop),
         }
+    }
+}
+
+/// A command's limit in the daemon's whole seconds, and how long its answer is waited for, which is longer.
+fn limits(limit: Duration) -> (u64, Duration) {
+    let limit = limit.min(LONGEST);
+    // A part of a second is a whole one: less would end what still has time.
+    let seconds = limit.as_secs() + u64::from(limit.subsec_nanos() > 0);
+    let seconds = seconds.max(1);
+    (seconds, Duration::from_secs(seconds) + CALL_SLACK)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_s_limit_is_never_shorter_in_the_call_nor_in_the_request_around_it() {
+        for (limit, seconds) in [(1, 1), (1000, 1), (1001, 2), (86_400_000, 86_400)] {
+            let (told, waited) = limits(Duration::from_millis(limit));
+
+            assert_eq!(
+                (told, waited),
+                (seconds, Duration::from_secs(seconds + 5)),
+                "{limit} ms"
+            );
+        }
+        assert_eq!(limits(Duration::MAX).0, LONGEST.as_secs());
     }
 }

@@ -28,6 +28,7 @@ mod fake_target;
 mod worker_target;
 mod leases;
 mod provider_targets;
+mod environment;
 mod secrets;
 mod probe;
 

@@ -140,6 +140,34 @@ async fn a_lost_lease_is_told_apart_from_a_failure() {
 }
 
 #[tokio::test]
+async fn the_configured_time_out_reaches_the_process_whatever_the_limit_of_other_calls() {
+    // The limit of other calls is shorter than the command's, so that it would cut this one if it held for it.
+    let Some(leased) = leased(json!({})).await else {
+        return;
+    };
+    let limits = json!({"timeoutMs": 3000, "bridgeRequestTimeoutMs": 1000});
+    let runner = provider(config(&leased.worker, limits))
+        .runner(&leased.lease)
+        .unwrap();
+
+    let slow = runner.execute(sh("sleep 2; echo done")).await.unwrap();
+    let late = runner.execute(sh("echo $$; exec sleep 987")).await.unwrap();
+
+    assert_eq!(slow.stdout, b"done\n", "{slow:?}");
+    assert!(late.timed_out, "{late:?}");
+    let pid = String::from_utf8(late.stdout).unwrap();
+    let gone = runner
+        .execute(sh(&format!("kill -0 {} 2>/dev/null", pid.trim())))
+        .await
+        .unwrap();
+    assert!(!gone.success(), "the process goes on");
+    assert_eq!(
+        leased.provider.destroy(&leased.lease).await,
+        Ok(Released::Destroyed)
+    );
+}
+
+#[tokio::test]
 async fn a_command_outlives_its_connection_and_its_result_is_had_by_asking_again() {
     if !can_run(installed().map(drop)) {
         return;
