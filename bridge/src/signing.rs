@@ -1,6 +1,6 @@
 //! Signing what a Worker checks: the daemon's own requests to it, and what an agent shows to its relay.
 //!
-//! Here: [`EnvelopeSigner`] and [`agent_key`], which bring the clock and the random bytes. Not here: the formats
+//! Here: [`EnvelopeSigner`] and `agent_key`, which bring the clock and the random bytes. Not here: the formats
 //! (`policy::envelope`), nor whether a request goes to the right host, which the caller sees to before it signs.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
