@@ -30,7 +30,7 @@ for folder in requests responses claimed; do
 done
 
 # Each wait costs one process; without fractions of a second it is one per second. Counted in checks of 50 ms.
-if sleep 0.05 2>/dev/null; then nap=0.05 checks=1 long=0.15; else nap=1 checks=20 long=1; fi
+if sleep 0.05 2>/dev/null; then nap=0.05 checks=1 long=0.25; else nap=1 checks=20 long=1; fi
 idle=0
 
 # Some `head` read ahead of what they print, and would swallow the orders that follow.
@@ -176,13 +176,13 @@ is_mine() {
     [ "$mine" = "$owner" ]
 }
 
-# Waits for the next look at the requests; after five seconds without any three times as long. Says in `spent` how long.
+# Waits for the next look at the requests; after five seconds without any five times as long. Says in `spent` how long.
 rest() {
     idle=$((idle + checks)) spent=$checks
     if [ "$idle" -le 100 ]; then
         sleep "$nap"
     else
-        [ "$nap" = "$long" ] || spent=$((checks * 3))
+        [ "$nap" = "$long" ] || spent=$((checks * 5))
         sleep "$long"
     fi
 }
