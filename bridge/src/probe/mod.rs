@@ -98,7 +98,7 @@ const fn name(tunnel: &TunnelChoice) -> &'static str {
         TunnelChoice::Http2 => "http2_v1",
         TunnelChoice::Queue => "queue_v1",
         TunnelChoice::Local => "local",
-        TunnelChoice::Worker => "worker",
+        TunnelChoice::Worker => tunnel::worker::NAME,
     }
 }
 

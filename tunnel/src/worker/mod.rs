@@ -33,6 +33,9 @@ use seen::Seen;
 use serve::{ServeEnd, Served, serve};
 use socket::Over;
 
+/// The name of this tunnel.
+pub const NAME: &str = "worker";
+
 /// What open callbacks have to finish when the tunnel stops.
 const DRAIN_LIMIT: Duration = Duration::from_millis(3500);
 /// A connection that lived that long was a good one: the next attempt follows at once.
@@ -150,7 +153,7 @@ impl Tunnel for Relay {
     }
 
     fn name(&self) -> &'static str {
-        "worker"
+        NAME
     }
 }
 
