@@ -289,7 +289,12 @@ async fn a_body_of_many_megabytes_comes_back_unchanged() {
     let sshd = Sshd::start("");
     let mut settings = sshd.settings();
     settings.limits.rekey_bytes = 4 * 1024 * 1024;
-    let mut running = start(settings, SshReverseOptions::default());
+    let options = SshReverseOptions {
+        // What comes faster than it is sent back waits in between; how much of it may is another matter.
+        stream_cap: 64 * 1024 * 1024,
+        ..SshReverseOptions::default()
+    };
+    let mut running = start(settings, options);
     let port = running.port().await;
     let sent: Vec<u8> = (0..32 * 1024 * 1024_u32)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 24) as u8)
