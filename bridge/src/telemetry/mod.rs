@@ -14,6 +14,7 @@ use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 pub mod escape;
+pub mod metrics;
 pub mod output;
 
 use escape::{Escaped, escape_into};
