@@ -1,6 +1,6 @@
 //! What an agent may ask of the bridge itself, below `/_bridge/`; none of it reaches the upstream.
 //!
-//! Here: whoami, routes, limits, health and outcome/ID, each with GET and a valid token.
+//! Here: whoami, routes, limits, health, outcome/ID and outcomes, each with GET and a valid token.
 
 use bytes::Bytes;
 use http::{Method, Response, StatusCode};
@@ -46,6 +46,7 @@ pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>,
             "status": if session.draining.is_cancelled() { "draining" } else { "ok" },
             "callbacks_under_way": CONCURRENCY.saturating_sub(session.places.available_permits()),
         }))),
+        "outcomes" => Ok(told(&json!({ "outcomes": session.ledger.newest() }))),
         _ => match asked.strip_prefix("outcome/") {
             Some(id) if !id.is_empty() => {
                 let entry = session

@@ -7,11 +7,14 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
 use http::Method;
+use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
 /// Entries kept per session.
 pub const CAPACITY: usize = 10_000;
+/// Entries that `/_bridge/outcomes` tells, the newest first.
+pub const TOLD: usize = 50;
 
 /// What became of a dispatched callback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -43,6 +46,14 @@ pub struct Entry {
     pub method: Method,
     /// Its canonical path, without the query.
     pub path: String,
+    /// The caller's own `Idempotency-Key`, if it sent one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub idempotency_key: Option<Box<str>>,
+    /// When it was about to be dispatched; RFC 3339 in UTC.
+    pub dispatched_at: Timestamp,
+    /// When its outcome was known; absent while that is open.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub settled_at: Option<Timestamp>,
     /// What became of it.
     #[serde(flatten)]
     pub outcome: Outcome,
@@ -61,7 +72,7 @@ pub struct Ledger(Mutex<Table>);
 
 #[derive(Debug, Default)]
 struct Table {
-    entries: HashMap<Uuid, (Entry, Option<Box<str>>)>,
+    entries: HashMap<Uuid, Entry>,
     by_key: HashMap<Box<str>, Uuid>,
     order: VecDeque<Uuid>,
 }
@@ -86,10 +97,13 @@ impl Ledger {
                 request_id,
                 method,
                 path: path.to_owned(),
+                idempotency_key: key,
+                dispatched_at: Timestamp::now(),
+                settled_at: None,
                 outcome: Outcome::InFlight,
                 delivered: None,
             };
-            table.entries.insert(request_id, (entry, key));
+            table.entries.insert(request_id, entry);
             table.order.push_back(request_id);
             true
         })
@@ -98,8 +112,9 @@ impl Ledger {
     /// Writes down what became of it.
     pub fn settle(&self, request_id: Uuid, outcome: Outcome) {
         self.with(|table| {
-            if let Some((entry, _)) = table.entries.get_mut(&request_id) {
+            if let Some(entry) = table.entries.get_mut(&request_id) {
                 entry.outcome = outcome;
+                entry.settled_at = Some(Timestamp::now());
             }
         });
     }
@@ -107,7 +122,7 @@ impl Ledger {
     /// Writes down whether the answer reached the caller.
     pub fn delivered(&self, request_id: Uuid, whole: bool) {
         self.with(|table| {
-            if let Some((entry, _)) = table.entries.get_mut(&request_id) {
+            if let Some(entry) = table.entries.get_mut(&request_id) {
                 entry.delivered = Some(whole);
             }
         });
@@ -121,7 +136,16 @@ impl Ledger {
                 Some(key) => *table.by_key.get(key)?,
                 None => Uuid::parse_str(id).ok()?,
             };
-            table.entries.get(&id).map(|(entry, _)| entry.clone())
+            table.entries.get(&id).cloned()
+        })
+    }
+
+    /// The newest entries, the newest first, [`TOLD`] at most.
+    #[must_use]
+    pub fn newest(&self) -> Vec<Entry> {
+        self.with(|table| {
+            let newest = table.order.iter().rev().take(TOLD);
+            newest.filter_map(|id| table.entries.get(id).cloned()).collect()
         })
     }
 
@@ -132,7 +156,7 @@ impl Ledger {
             table
                 .entries
                 .values()
-                .filter(|(entry, _)| entry.outcome == Outcome::InFlight)
+                .filter(|entry| entry.outcome == Outcome::InFlight)
                 .count()
         })
     }
@@ -144,13 +168,16 @@ impl Table {
         let settled = |id: &Uuid| {
             self.entries
                 .get(id)
-                .is_none_or(|(entry, _)| entry.outcome != Outcome::InFlight)
+                .is_none_or(|entry| entry.outcome != Outcome::InFlight)
         };
         let Some(at) = self.order.iter().position(settled) else {
             return false;
         };
         if let Some(id) = self.order.remove(at)
-            && let Some((_, Some(key))) = self.entries.remove(&id)
+            && let Some(Entry {
+                idempotency_key: Some(key),
+                ..
+            }) = self.entries.remove(&id)
             && self.by_key.get(&key) == Some(&id)
         {
             self.by_key.remove(&key);
@@ -203,6 +230,29 @@ mod tests {
             !ledger.open(Uuid::now_v7(), Method::POST, "/api/x", None),
             "all open: no room"
         );
+    }
+
+    #[test]
+    fn the_newest_are_told_first_and_no_more_than_fifty() {
+        let ledger = Ledger::default();
+        let ids: Vec<Uuid> = (0..TOLD + 5).map(|_| opened(&ledger, Some("k"))).collect();
+
+        let told: Vec<Uuid> = ledger.newest().iter().map(|entry| entry.request_id).collect();
+
+        assert_eq!(told, ids.into_iter().rev().take(TOLD).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn an_entry_tells_when_it_was_sent_and_when_that_was_settled() {
+        let ledger = Ledger::default();
+        let before = Timestamp::now();
+        let id = opened(&ledger, None);
+        assert_eq!(ledger.newest().first().unwrap().settled_at, None);
+
+        ledger.settle(id, Outcome::Answered { status: 200 });
+
+        let entry = ledger.look_up(&id.to_string()).unwrap();
+        assert!(before <= entry.dispatched_at && entry.settled_at >= Some(entry.dispatched_at));
     }
 
     #[test]

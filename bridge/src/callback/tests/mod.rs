@@ -552,6 +552,13 @@ async fn a_write_whose_answer_is_lost_is_indeterminate_and_can_be_looked_up() {
         code(&world.ask("GET /_bridge/outcome/key:other", "").await),
         refused(404, "outcome_unknown")
     );
+    let all = json(&world.ask("GET /_bridge/outcomes", "").await);
+    let entry = &all["outcomes"][0];
+    assert_eq!(
+        (&entry["request_id"], &entry["idempotency_key"], &entry["outcome"]),
+        (&id.into(), &"k 1".into(), &"indeterminate".into())
+    );
+    assert!(entry["dispatched_at"].is_string() && entry["settled_at"].is_string());
     assert_eq!(world.seen().len(), 1, "never sent twice");
 }
 
