@@ -17,7 +17,7 @@ use crate::app::OpenError;
 use crate::secrets::LiveSecret;
 use crate::session::budget::Budget;
 use crate::session::state::StateFolder;
-use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::upstream::{Upstream, UpstreamSettings};
 
 /// Callbacks under way get so long to end.
@@ -76,6 +76,7 @@ impl Hosted {
             upstream,
             token: request.token,
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
+            shared: Shared::default(),
         });
         let (reporter, status) = StatusReporter::new();
         let stop = CancellationToken::new();

@@ -10,7 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bridge::secrets::Secret;
 use bridge::session::budget::Budget;
-use bridge::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use bridge::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use bridge::signing::EnvelopeSigner;
 use bridge::upstream::{Upstream, UpstreamSettings};
 use futures_util::FutureExt as _;
@@ -147,6 +147,7 @@ impl Relayed {
             upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).expect("a client"),
             token: token.digest(),
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
+            shared: Shared::default(),
         });
         let agent = Agent {
             url: route.agent_url.clone(),

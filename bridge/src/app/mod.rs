@@ -30,7 +30,7 @@ use crate::secrets::Secrets;
 use crate::session::budget::Budget;
 use crate::session::identity::Identity;
 use crate::session::state::{SessionRecord, StateFolder};
-use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::signing;
 use crate::upstream::Upstream;
 
@@ -207,6 +207,7 @@ impl App {
                 upstream,
                 token: identity.digest,
                 process_bodies: Arc::clone(&self.bodies),
+                shared: Shared::default(),
             },
         );
         let (reporter, mut status) = StatusReporter::new();

@@ -9,11 +9,15 @@ use policy::{Ask, Permit, Target, Verdict, content_type};
 use super::read::CallbackRequest;
 use super::record::Record;
 use super::refusal::Refusal;
+use crate::telemetry::metrics::Class;
 
 /// A callback that policy allows.
 #[derive(Debug)]
 pub(crate) struct Permitted {
     pub(super) request: CallbackRequest,
+    pub(super) class: Class,
+    /// Which rule says so.
+    pub(super) permit: Permit,
 }
 
 pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Permitted, Refusal> {
@@ -42,8 +46,13 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
             limit_bytes: request.session.limits.max_body,
         });
     }
-    record.allowed(&request, permit.rule_id());
-    Ok(Permitted { request })
+    let class = Class::of(&request.method, permit.multipart());
+    record.allowed(&request, permit.rule_id(), class);
+    Ok(Permitted {
+        request,
+        class,
+        permit,
+    })
 }
 
 fn content(request: &CallbackRequest, permit: &Permit) -> Result<(), Refusal> {

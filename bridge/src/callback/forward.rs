@@ -10,11 +10,13 @@ use http::{HeaderMap, Method, Request, Response};
 use hyper::body::{Body as _, Incoming};
 use policy::headers::{ConnectionNamed, request_header_allowed};
 use tokio::time::Instant;
+use uuid::Uuid;
 
 use super::answer::{self, Reply};
 use super::body::{UploadControl, UpstreamBody};
 use super::refusal::Refusal;
 use super::throttle::{Admitted, Payload};
+use crate::session::Session;
 use crate::session::ledger::Outcome;
 use crate::upstream::{Authorization, Via, never_sent};
 
@@ -49,23 +51,27 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     let settling = Arc::clone(&session);
     let task = session.tasks.spawn(async move {
         let result = run_unsafe(admitted).await;
-        settling.ledger.settle(request_id, outcome_of(&result));
+        settle(&settling, request_id, outcome_of(&result));
         result
     });
     match task.await {
         Ok(result) => result,
         Err(_) => {
-            session.ledger.settle(
-                request_id,
-                Outcome::Indeterminate {
-                    reason: "task_failed",
-                },
-            );
+            let reason = "task_failed";
+            settle(&session, request_id, Outcome::Indeterminate { reason });
             Err(Refusal::Indeterminate(
                 "the bridge failed while it waited for the answer",
             ))
         }
     }
+}
+
+/// What became of it is written down, and counted.
+fn settle(session: &Session, request_id: Uuid, outcome: Outcome) {
+    if let Some(metrics) = &session.shared.metrics {
+        metrics.outcome(outcome.name());
+    }
+    session.ledger.settle(request_id, outcome);
 }
 
 async fn run_unsafe(admitted: Admitted) -> Result<Reply, Refusal> {

@@ -15,6 +15,7 @@ use super::answer::AnswerBody;
 use super::read::CallbackRequest;
 use super::refusal::Refusal;
 use crate::session::Session;
+use crate::telemetry::metrics::{Class, Seen};
 
 /// What is known of a callback so far.
 #[derive(Debug)]
@@ -27,6 +28,7 @@ pub(crate) struct Record {
     /// Asked of the bridge itself: policy has no say in it.
     own: bool,
     began: Instant,
+    class: Class,
     status: u16,
     code: &'static str,
     pub(super) answer_bytes: u64,
@@ -43,6 +45,8 @@ impl Record {
             rule: None,
             own: false,
             began: Instant::now(),
+            // Until a route is known, the method has to do.
+            class: Class::of(&arrived.method, false),
             status: 0,
             code: "",
             answer_bytes: 0,
@@ -61,7 +65,7 @@ impl Record {
     }
 
     /// Policy allowed it; written down before anything is sent.
-    pub(crate) fn allowed(&mut self, request: &CallbackRequest, rule: RuleId) {
+    pub(crate) fn allowed(&mut self, request: &CallbackRequest, rule: RuleId, class: Class) {
         tracing::info!(
             session = %self.session.id,
             request_id = %self.request_id,
@@ -72,6 +76,7 @@ impl Record {
             "callback allowed"
         );
         self.rule = Some(rule);
+        self.class = class;
     }
 
     /// One of our own answers is given.
@@ -99,22 +104,36 @@ impl Record {
 
     fn write(&mut self, broken: Option<&'static str>) {
         self.written = true;
+        let verdict = match (self.own, &self.rule) {
+            (true, _) => "own",
+            (false, Some(_)) => "allow",
+            (false, None) => "deny",
+        };
+        let took = self.began.elapsed();
+        if let Some(metrics) = &self.session.shared.metrics {
+            metrics.callback(&Seen {
+                tunnel: self.session.tunnel(),
+                class: self.class,
+                verdict,
+                code: self.code,
+                status: self.status,
+                took,
+                answer_bytes: self.answer_bytes,
+                broken: broken.is_some(),
+            });
+        }
         tracing::info!(
             session = %self.session.id,
             request_id = %self.request_id,
             method = self.method.as_str(),
             path = self.path,
             rule = self.rule.as_ref().map_or("", RuleId::as_str),
-            verdict = match (self.own, &self.rule) {
-                (true, _) => "own",
-                (false, Some(_)) => "allow",
-                (false, None) => "deny",
-            },
+            verdict,
             status = self.status,
             code = self.code,
             broken = broken.unwrap_or_default(),
             answer_bytes = self.answer_bytes,
-            duration_us = u64::try_from(self.began.elapsed().as_micros()).unwrap_or(u64::MAX),
+            duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             "callback"
         );
     }

@@ -15,6 +15,7 @@ use super::decide::Permitted;
 use super::read::CallbackRequest;
 use super::refusal::Refusal;
 use crate::session::budget::Reservation;
+use crate::session::rates::commented;
 
 /// A callback with a place, and with room for its body.
 #[derive(Debug)]
@@ -37,7 +38,11 @@ pub(crate) enum Payload {
 }
 
 pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
-    let mut request = permitted.request;
+    let Permitted {
+        mut request,
+        class,
+        permit,
+    } = permitted;
     let session = &request.session;
     if let Some(rate) = &session.rate
         && let Err(not_until) = rate.check()
@@ -47,6 +52,15 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
             retry_after_seconds: wait.as_secs().saturating_add(1),
             why: "this session's rate limit is reached",
         });
+    }
+    if let Some(rates) = &session.shared.rates {
+        let commented = commented(&request.method, permit.route(), request.target.path());
+        rates
+            .count(class, commented)
+            .map_err(|beyond| Refusal::RateLimited {
+                retry_after_seconds: beyond.wait.as_secs().saturating_add(1),
+                why: beyond.why,
+            })?;
     }
     let Ok(place) = Arc::clone(&session.places).try_acquire_owned() else {
         return Err(Refusal::RateLimited {

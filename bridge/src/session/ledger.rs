@@ -36,6 +36,19 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Its word in labels and logs.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::InFlight => "in_flight",
+            Self::Answered { .. } => "answered",
+            Self::NotSent => "not_sent",
+            Self::Indeterminate { .. } => "indeterminate",
+        }
+    }
+}
+
 /// One line of the ledger, as an agent reads it.
 #[derive(Clone, Debug, Serialize)]
 pub struct Entry {

@@ -5,6 +5,7 @@
 
 pub mod budget;
 pub mod ledger;
+pub mod rates;
 pub(crate) mod target;
 pub(crate) mod state;
 pub(crate) mod identity;
@@ -24,9 +25,11 @@ use tokio_util::task::TaskTracker;
 use tunnel::{AgentMessage, AgentStream, Callbacks, MessageBody};
 use uuid::Uuid;
 
+use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use budget::Budget;
 use ledger::Ledger;
+use rates::SessionRates;
 
 /// Callbacks of one session at the same time.
 pub const CONCURRENCY: usize = 64;
@@ -57,6 +60,8 @@ pub struct Session {
     pub(crate) places: Arc<Semaphore>,
     /// Calls per second; off by default.
     pub(crate) rate: Option<DefaultDirectRateLimiter>,
+    /// Where its callbacks are counted beside others'.
+    pub(crate) shared: Shared,
     token: TokenDigest,
     /// Cancelled once no new callback is taken.
     pub(crate) draining: CancellationToken,
@@ -85,6 +90,17 @@ pub struct SessionParts {
     pub token: TokenDigest,
     /// The process's budget of body bytes.
     pub process_bodies: Arc<Budget>,
+    /// What it shares with other sessions; nothing, in tests and where one session is all there is.
+    pub shared: Shared,
+}
+
+/// What the sessions of one process have in common.
+#[derive(Clone, Debug, Default)]
+pub struct Shared {
+    /// Where callbacks are counted.
+    pub metrics: Option<Arc<Metrics>>,
+    /// Limits that count across sessions.
+    pub rates: Option<SessionRates>,
 }
 
 impl Session {
@@ -108,6 +124,7 @@ impl Session {
             bodies: Budget::within(parts.process_bodies, SESSION_BODY_BYTES),
             places: Arc::new(Semaphore::new(CONCURRENCY)),
             rate: parts.rate.and_then(limiter),
+            shared: parts.shared,
             token: parts.token,
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),

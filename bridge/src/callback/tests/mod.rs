@@ -1,6 +1,7 @@
 //! The whole path in memory: an agent's bytes in, a scripted upstream on loopback behind.
 
 mod message;
+mod counted;
 mod credential;
 mod ways;
 
@@ -16,7 +17,7 @@ use tunnel::{AgentStream, Listening};
 
 use crate::secrets::{LiveSecret, Secret};
 use crate::session::budget::Budget;
-use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::upstream::{Upstream, UpstreamSettings};
 
 const PORT: u16 = 40123;
@@ -35,6 +36,7 @@ struct Shape {
     deadline: Option<Duration>,
     base_path: &'static str,
     credential: Option<LiveSecret>,
+    shared: Shared,
 }
 
 /// One request as the upstream read it, and the stream to answer on.
@@ -83,6 +85,7 @@ async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(
         .unwrap(),
         token: token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
+        shared: shape.shared,
     });
     World { session, token, seen }
 }
@@ -618,6 +621,7 @@ async fn an_upstream_that_is_not_there_was_sent_nothing() {
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: world.token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
+        shared: Shared::default(),
     });
     let world = World { session, ..world };
 
@@ -835,6 +839,7 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: base.token.digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
+        shared: Shared::default(),
     });
     let world = World { session, ..base };
     let length = 8 * 1024 * 1024;
@@ -1001,6 +1006,7 @@ fn offline() -> Arc<Session> {
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: Token::from_random([7; 24]).digest(),
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
+        shared: Shared::default(),
     })
 }
 

@@ -1,0 +1,99 @@
+//! What a callback leaves behind in figures, and the limits that sessions share.
+
+use uuid::Uuid;
+
+use super::*;
+use crate::session::rates::{RateTable, Scope, SessionRates};
+use crate::telemetry::metrics::Metrics;
+
+fn shared(rates: &Arc<RateTable>, metrics: &Arc<Metrics>) -> Shared {
+    let ids = [Some("agent-1"), None, Some("acme")];
+    Shared {
+        metrics: Some(Arc::clone(metrics)),
+        rates: Some(SessionRates::new(Arc::clone(rates), Uuid::now_v7(), ids)),
+    }
+}
+
+async fn two_sessions_of_one_agent(limit: (Scope, &str)) -> ([World; 2], Arc<Metrics>) {
+    let rates = RateTable::new([(limit.0, None, RateLimit::parse(limit.1).unwrap())]);
+    let metrics = Arc::new(Metrics::default());
+    let one = |shared| {
+        let shape = Shape {
+            shared,
+            ..Shape::default()
+        };
+        world(shape, ok)
+    };
+    let worlds = [
+        one(shared(&rates, &metrics)).await,
+        one(shared(&rates, &metrics)).await,
+    ];
+    (worlds, metrics)
+}
+
+#[tokio::test]
+async fn a_limit_of_an_agent_holds_over_its_sessions_and_is_told_with_a_time() {
+    let ([first, second], _) = two_sessions_of_one_agent((Scope::Agent, "1/h:2")).await;
+    assert!(
+        first
+            .ask("GET /api/agents/me", "")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+    assert!(
+        second
+            .ask("GET /api/agents/me", "")
+            .await
+            .starts_with("HTTP/1.1 200")
+    );
+
+    let third = first.ask("GET /api/agents/me", "").await;
+
+    assert_eq!(code(&third), refused(429, "rate_limited"));
+    assert!(third.contains("this agent's sessions"), "{third}");
+    let wait = third
+        .lines()
+        .find_map(|line| line.strip_prefix("retry-after: "))
+        .unwrap();
+    assert!(wait.parse::<u64>().unwrap() > 1000, "{wait}");
+    assert_eq!(first.seen().len() + second.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn comments_on_one_issue_are_stopped_whoever_writes_them() {
+    let ([first, second], _) = two_sessions_of_one_agent((Scope::Comments, "1/h:2")).await;
+    first.post("/api/issues/PAP-1/comments", "{}").await;
+    second.post("/api/issues/PAP-1/comments", "{}").await;
+
+    let third = first.post("/api/issues/PAP-1/comments", "{}").await;
+    let elsewhere = first.post("/api/issues/PAP-2/comments", "{}").await;
+
+    assert_eq!(code(&third), refused(429, "rate_limited"));
+    assert!(elsewhere.starts_with("HTTP/1.1 200"), "{elsewhere}");
+}
+
+#[tokio::test]
+async fn every_callback_is_counted_once_with_its_verdict_and_its_outcome() {
+    let ([world, _], metrics) = two_sessions_of_one_agent((Scope::Agent, "1000/s")).await;
+
+    world.ask("GET /api/agents/me", "").await;
+    world.post("/api/issues/PAP-1/comments", "{}").await;
+    world.ask("GET /api/secrets", "").await;
+    world.ask("GET /_bridge/whoami", "").await;
+
+    let text = metrics.text();
+    for line in [
+        r#"paperclip_bridge_callbacks_total{tunnel="local",class="read",verdict="allow",status="2xx"} 1"#,
+        r#"paperclip_bridge_callbacks_total{tunnel="local",class="write",verdict="allow",status="2xx"} 1"#,
+        r#"paperclip_bridge_callbacks_total{tunnel="local",class="read",verdict="deny",status="4xx"} 1"#,
+        r#"paperclip_bridge_callbacks_total{tunnel="local",class="read",verdict="own",status="2xx"} 1"#,
+        r#"paperclip_bridge_outcomes_total{outcome="answered"} 1"#,
+        r#"paperclip_bridge_refusals_total{code="route_not_allowed"} 1"#,
+        r#"paperclip_bridge_callback_seconds_count{tunnel="local"} 4"#,
+    ] {
+        assert!(
+            text.lines().any(|found| found == line),
+            "{line} is not in\n{text}"
+        );
+    }
+}
