@@ -7,11 +7,13 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use governor::clock::{Clock, DefaultClock};
-use http::Method;
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use tokio::sync::OwnedSemaphorePermit;
+use uuid::Uuid;
 
 use super::body::{HoldError, UploadControl};
 use super::decide::Permitted;
+use super::forward::is_safe;
 use super::read::CallbackRequest;
 use super::refusal::Refusal;
 use crate::session::budget::Reservation;
@@ -68,6 +70,17 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
             why: "too many callbacks of this session are under way",
         });
     };
+    if request.idempotency_key.is_none()
+        && !is_safe(&request.method)
+        && let Some(minting) = &session.shared.minting
+        && minting.covers(permit.route())
+    {
+        mint(
+            &mut request.headers,
+            &mut request.idempotency_key,
+            request.request_id,
+        );
+    }
     if session.draining.is_cancelled() {
         return Err(Refusal::Unavailable {
             why: "the session is ending",
@@ -101,6 +114,15 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
         place,
         held,
     })
+}
+
+/// The request's own id: new for each callback, and known to the caller by its answer.
+fn mint(headers: &mut HeaderMap, key: &mut Option<String>, request_id: Uuid) {
+    let minted = request_id.to_string();
+    if let Ok(value) = HeaderValue::from_str(&minted) {
+        headers.insert(HeaderName::from_static("idempotency-key"), value);
+        *key = Some(minted);
+    }
 }
 
 fn refused(error: HoldError, limit_bytes: u64) -> Refusal {

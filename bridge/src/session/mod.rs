@@ -101,6 +101,23 @@ pub struct Shared {
     pub metrics: Option<Arc<Metrics>>,
     /// Limits that count across sessions.
     pub rates: Option<SessionRates>,
+    /// Unsafe callbacks without an `Idempotency-Key` get one.
+    pub minting: Option<Arc<Minting>>,
+}
+
+/// Which unsafe callbacks get an `Idempotency-Key` of ours where they bring none: those whose upstream honours it.
+#[derive(Clone, Debug, Default)]
+pub struct Minting {
+    /// Templates of routes that get none, as packs and rules write them.
+    pub except: Vec<String>,
+}
+
+impl Minting {
+    /// Whether a callback on this route gets one.
+    #[must_use]
+    pub fn covers(&self, template: &str) -> bool {
+        !self.except.iter().any(|except| except == template)
+    }
 }
 
 impl Session {

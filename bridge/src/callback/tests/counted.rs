@@ -3,6 +3,7 @@
 use uuid::Uuid;
 
 use super::*;
+use crate::session::Minting;
 use crate::session::rates::{RateTable, Scope, SessionRates};
 use crate::telemetry::metrics::Metrics;
 
@@ -11,6 +12,7 @@ fn shared(rates: &Arc<RateTable>, metrics: &Arc<Metrics>) -> Shared {
     Shared {
         metrics: Some(Arc::clone(metrics)),
         rates: Some(SessionRates::new(Arc::clone(rates), Uuid::now_v7(), ids)),
+        minting: None,
     }
 }
 
@@ -96,4 +98,56 @@ async fn every_callback_is_counted_once_with_its_verdict_and_its_outcome() {
             "{line} is not in\n{text}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_write_without_a_key_gets_one_where_the_upstream_honours_it_and_the_ledger_knows_it() {
+    let minting = Minting {
+        except: vec!["/api/issues/{issue}".to_owned()],
+    };
+    let shape = Shape {
+        shared: Shared {
+            minting: Some(Arc::new(minting)),
+            ..Shared::default()
+        },
+        ..Shape::default()
+    };
+    let world = world(shape, ok).await;
+    let own = "Content-Type: application/json\r\nIdempotency-Key: mine\r\nContent-Length: 2\r\n";
+
+    let answer = world.post("/api/issues/1/comments", "{}").await;
+    world
+        .raw((world.head("POST /api/issues/1/comments", own) + "{}").as_bytes())
+        .await;
+    world
+        .raw(
+            (world.head(
+                "PATCH /api/issues/1",
+                "Content-Type: application/json\r\nContent-Length: 2\r\n",
+            ) + "{}")
+                .as_bytes(),
+        )
+        .await;
+    world.ask("GET /api/agents/me", "").await;
+
+    let keys: Vec<Option<String>> = world
+        .seen()
+        .iter()
+        .map(|request| {
+            let line = request
+                .lines()
+                .find_map(|line| line.strip_prefix("idempotency-key: "));
+            line.map(str::to_owned)
+        })
+        .collect();
+    let minted = answer
+        .lines()
+        .find_map(|line| line.strip_prefix("x-paperclip-bridge-request-id: "))
+        .unwrap();
+    assert_eq!(
+        keys,
+        [Some(minted.to_owned()), Some("mine".to_owned()), None, None]
+    );
+    let entry = json(&world.ask(&format!("GET /_bridge/outcome/key:{minted}"), "").await);
+    assert_eq!(entry["outcome"], "answered");
 }
