@@ -11,6 +11,7 @@ use super::answer::{self, AnswerBody};
 use super::decide::now_unix;
 use super::read::{BRIDGE_PREFIX, CallbackRequest};
 use super::refusal::Refusal;
+use crate::session::rates::SessionRates;
 use crate::session::{CONCURRENCY, SESSION_BODY_BYTES};
 
 pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>, Refusal> {
@@ -41,6 +42,7 @@ pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>,
             "concurrent_callbacks": CONCURRENCY,
             "session_body_bytes": SESSION_BODY_BYTES,
             "answer_seconds": session.upstream.deadlines.total.as_secs(),
+            "rates": session.shared.rates.iter().flat_map(SessionRates::told).collect::<Vec<_>>(),
         }))),
         "health" => Ok(told(&json!({
             "status": if session.draining.is_cancelled() { "draining" } else { "ok" },

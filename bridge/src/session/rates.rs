@@ -12,6 +12,7 @@ use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
 use policy::RateLimit;
+use serde::Serialize;
 use uuid::Uuid;
 
 use crate::telemetry::metrics::Class;
@@ -36,7 +37,28 @@ pub enum Scope {
     Comments,
 }
 
+/// One limit as an agent is told of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub(crate) struct ToldRate {
+    /// Whose calls are counted together.
+    scope: &'static str,
+    /// Which of them.
+    class: &'static str,
+    /// `COUNT/UNIT:BURST`.
+    rate: String,
+}
+
 impl Scope {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Session => "session",
+            Self::Agent => "agent",
+            Self::Issue => "issue",
+            Self::Company => "company",
+            Self::Comments => "comments",
+        }
+    }
+
     fn why(self) -> &'static str {
         match self {
             Self::Session => "this session's rate limit is reached",
@@ -55,13 +77,13 @@ pub type Rate = (Scope, Option<Class>, RateLimit);
 #[derive(Default)]
 pub struct RateTable {
     /// In the order in which they are asked.
-    limits: Vec<(Scope, Option<Class>, Limiter)>,
+    limits: Vec<(Rate, Limiter)>,
 }
 
 impl fmt::Debug for RateTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.limits.iter().map(|(scope, class, _)| (scope, class)))
+            .entries(self.limits.iter().map(|(rate, _)| rate))
             .finish()
     }
 }
@@ -83,17 +105,17 @@ impl RateTable {
             .into_iter()
             .filter_map(|(scope, class, rate)| {
                 let quota = Quota::with_period(rate.interval())?.allow_burst(rate.burst());
-                Some((scope, class, RateLimiter::hashmap(quota)))
+                Some(((scope, class, rate), RateLimiter::hashmap(quota)))
             })
             .collect();
-        limits.sort_by_key(|(scope, ..)| *scope);
+        limits.sort_by_key(|((scope, ..), _)| *scope);
         Arc::new(Self { limits })
     }
 
     /// Forgets every key whose calls lie so far back that they no longer count. To be called now and then: keys are
     /// kept otherwise.
     pub fn forget_the_rested(&self) {
-        for (_, _, limiter) in &self.limits {
+        for (_, limiter) in &self.limits {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
@@ -102,7 +124,7 @@ impl RateTable {
     /// Keys that are kept.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.limits.iter().map(|(_, _, limiter)| limiter.len()).sum()
+        self.limits.iter().map(|(_, limiter)| limiter.len()).sum()
     }
 }
 
@@ -129,22 +151,43 @@ impl SessionRates {
         }
     }
 
+    /// Under which name its calls are counted; comments are not counted by session.
+    fn key(&self, scope: Scope) -> Option<Arc<str>> {
+        match scope {
+            Scope::Session => Some(Arc::clone(&self.session)),
+            Scope::Agent => self.agent.clone(),
+            Scope::Issue => self.issue.clone(),
+            Scope::Company => self.company.clone(),
+            Scope::Comments => None,
+        }
+    }
+
+    /// The limits that its calls are held to, as its agent is told of them.
+    pub(crate) fn told(&self) -> impl Iterator<Item = ToldRate> + '_ {
+        let concerns = |scope| scope == Scope::Comments || self.key(scope).is_some();
+        let limits = self.table.limits.iter().map(|(rate, _)| *rate);
+        limits
+            .filter(move |(scope, ..)| concerns(*scope))
+            .map(|(scope, class, rate)| ToldRate {
+                scope: scope.name(),
+                class: class.map_or("all", Class::name),
+                rate: rate.to_string(),
+            })
+    }
+
     /// Counts one call, which comments on `commented` if it does.
     ///
     /// # Errors
     ///
     /// [`Beyond`] the first limit that it is not within; limits asked before have counted it.
     pub(crate) fn count(&self, class: Class, commented: Option<&str>) -> Result<(), Beyond> {
-        for (scope, only, limiter) in &self.table.limits {
+        for ((scope, only, _), limiter) in &self.table.limits {
             if only.is_some_and(|only| only != class) {
                 continue;
             }
             let key = match scope {
-                Scope::Session => Some(Arc::clone(&self.session)),
-                Scope::Agent => self.agent.clone(),
-                Scope::Issue => self.issue.clone(),
-                Scope::Company => self.company.clone(),
                 Scope::Comments => commented.map(Into::into),
+                Scope::Session | Scope::Agent | Scope::Issue | Scope::Company => self.key(*scope),
             };
             let Some(key) = key else { continue };
             let beyond = |wait| Beyond {

@@ -62,6 +62,18 @@ async fn a_limit_of_an_agent_holds_over_its_sessions_and_is_told_with_a_time() {
 }
 
 #[tokio::test]
+async fn an_agent_is_told_the_limits_that_its_calls_are_held_to() {
+    let ([world, _], _) = two_sessions_of_one_agent((Scope::Agent, "20/s:40")).await;
+
+    let told = json(&world.ask("GET /_bridge/limits", "").await);
+
+    assert_eq!(
+        told["rates"],
+        serde_json::json!([{ "scope": "agent", "class": "all", "rate": "20/s:40" }])
+    );
+}
+
+#[tokio::test]
 async fn comments_on_one_issue_are_stopped_whoever_writes_them() {
     let ([first, second], _) = two_sessions_of_one_agent((Scope::Comments, "1/h:2")).await;
     first.post("/api/issues/PAP-1/comments", "{}").await;
