@@ -13,10 +13,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
-use runners::CommandManagedRuntimeRunner;
 use runners::local::{BaseEnvironment, LocalRunner};
 use tunnel::queue::batch::Batch;
-use tunnel::queue::channel::{OpenQueue, Order, QueueChannel};
+use tunnel::queue::channel::{OpenQueue, Order, QueueAccess, QueueChannel};
 use tunnel::queue::directory::Directory;
 use tunnel::queue::listing::{FileId, Found};
 use tunnel::queue::pump::Pump;
@@ -36,18 +35,26 @@ impl World {
         Self { folder, queue }
     }
 
-    fn runner() -> Arc<dyn CommandManagedRuntimeRunner> {
-        Arc::new(LocalRunner::new(BaseEnvironment::default(), None))
+    fn access(&self, shell: &str) -> QueueAccess {
+        QueueAccess {
+            runner: Arc::new(LocalRunner::new(BaseEnvironment::default(), None)),
+            shell: shell.to_owned(),
+            directory: self.queue.to_str().unwrap().to_owned(),
+            record: String::new(),
+            limit_bytes: LIMIT,
+            executions: Arc::default(),
+        }
     }
 
     fn pump(&self, shell: &str) -> Box<dyn QueueChannel> {
-        let queue = self.queue.to_str().unwrap();
-        Box::new(Pump::new(Self::runner(), shell, queue, "", LIMIT, Arc::default()))
+        Box::new(Pump::new(self.access(shell)))
     }
 
     fn batch(&self, shell: &str, executions: Arc<AtomicU64>) -> Box<dyn QueueChannel> {
-        let queue = self.queue.to_str().unwrap();
-        Box::new(Batch::new(Self::runner(), shell, queue, "", LIMIT, executions))
+        Box::new(Batch::new(QueueAccess {
+            executions,
+            ..self.access(shell)
+        }))
     }
 
     /// Every kind of channel, with every shell that is here.

@@ -71,7 +71,7 @@ struct Body<'a> {
 impl Refusal {
     pub(crate) fn status(&self) -> StatusCode {
         match self {
-            Self::Framing(fault) => framing_status(*fault),
+            Self::Framing(fault) => fault.status(),
             Self::Malformed(_) | Self::PathNotCanonical(_) => StatusCode::BAD_REQUEST,
             Self::HostMismatch => StatusCode::MISDIRECTED_REQUEST,
             Self::InvalidToken => StatusCode::UNAUTHORIZED,
@@ -207,7 +207,7 @@ impl Refusal {
             Self::PathNotCanonical(_) => Some("send the path in its plainest form; it is never repaired".into()),
             Self::ContentType(_) => Some("send `Content-Type: application/json`".into()),
             Self::UnknownBridgePath => {
-                Some("known are whoami, routes, limits, health and outcome/ID, with GET".into())
+                Some("known are whoami, routes, limits, health, outcomes and outcome/ID, with GET".into())
             }
             Self::Indeterminate(_) => Some(format!(
                 "do not repeat it; read /_bridge/outcome/{request_id}, or ask the API whether it took effect"
@@ -304,34 +304,8 @@ impl Refusal {
     }
 }
 
-fn framing_status(fault: Fault) -> StatusCode {
-    match fault {
-        Fault::HeadTooLarge { .. } | Fault::TargetTooLong { .. } | Fault::TooManyHeaders { .. } => {
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-        }
-        Fault::Expectation => StatusCode::EXPECTATION_FAILED,
-        Fault::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Fault::HeadTimeout | Fault::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Fault::RequestLine
-        | Fault::Version
-        | Fault::LineEnd
-        | Fault::HeaderLine
-        | Fault::HostMissing
-        | Fault::HostTwice
-        | Fault::ContentLength
-        | Fault::TransferEncoding
-        | Fault::BothLengths
-        | Fault::TransferEncodingInOneZero
-        | Fault::BodyWithoutMeaning
-        | Fault::ChunkSize
-        | Fault::ChunkEnd
-        | Fault::Trailer
-        | Fault::Truncated => StatusCode::BAD_REQUEST,
-    }
-}
-
 fn framing_code(fault: Fault) -> &'static str {
-    match framing_status(fault) {
+    match fault.status() {
         StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "head_too_large",
         StatusCode::EXPECTATION_FAILED => "expectation_failed",
         StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",

@@ -69,7 +69,7 @@ struct PeerBody<'a> {
 impl Refusal {
     fn status(self) -> StatusCode {
         match self {
-            Self::Framing(fault) => framing_status(fault),
+            Self::Framing(fault) => fault.status(),
             Self::Malformed(_) | Self::NotCanonical(_) => StatusCode::BAD_REQUEST,
             Self::InvalidToken => StatusCode::UNAUTHORIZED,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -82,7 +82,7 @@ impl Refusal {
 
     fn code(self) -> &'static str {
         match self {
-            Self::Framing(fault) => match framing_status(fault) {
+            Self::Framing(fault) => match fault.status() {
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE => "head_too_large",
                 StatusCode::EXPECTATION_FAILED => "expectation_failed",
                 StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
@@ -213,32 +213,6 @@ impl Refusal {
             Role::Ours => self.answer(),
             Role::Peer => peer_error(self.status(), peer),
         }
-    }
-}
-
-fn framing_status(fault: Fault) -> StatusCode {
-    match fault {
-        Fault::HeadTooLarge { .. } | Fault::TargetTooLong { .. } | Fault::TooManyHeaders { .. } => {
-            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
-        }
-        Fault::Expectation => StatusCode::EXPECTATION_FAILED,
-        Fault::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        Fault::HeadTimeout | Fault::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
-        Fault::RequestLine
-        | Fault::Version
-        | Fault::LineEnd
-        | Fault::HeaderLine
-        | Fault::HostMissing
-        | Fault::HostTwice
-        | Fault::ContentLength
-        | Fault::TransferEncoding
-        | Fault::BothLengths
-        | Fault::TransferEncodingInOneZero
-        | Fault::BodyWithoutMeaning
-        | Fault::ChunkSize
-        | Fault::ChunkEnd
-        | Fault::Trailer
-        | Fault::Truncated => StatusCode::BAD_REQUEST,
     }
 }
 

@@ -5,20 +5,21 @@
 //! one, or with the next wait where the runner does one thing at a time. Not here: the script (`host.sh`).
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use runners::{CommandManagedRuntimeRunner, Execution, Input, OutputSink, OutputStream};
+use runners::{Execution, Input, OutputSink, OutputStream};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::channel::{
-    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueChannel, arguments, encode, owner, script,
+    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueAccess, QueueChannel, arguments, encode,
+    owner, script,
 };
 use super::listing::{FileId, Found, Listing, ListingFault};
 
@@ -39,37 +40,13 @@ const ANSWER_BYTES: usize = 16 * 1024 * 1024;
 
 /// Reaches a queue directory through single executions of the runner.
 #[derive(Clone, Debug)]
-pub struct Batch {
-    runner: Arc<dyn CommandManagedRuntimeRunner>,
-    shell: String,
-    directory: String,
-    record: String,
-    limit_bytes: usize,
-    executions: Arc<AtomicU64>,
-}
+pub struct Batch(QueueAccess);
 
 impl Batch {
-    /// For the queue at `directory`, an absolute path on the target, with requests of at most `limit_bytes`.
-    ///
-    /// - `record`: the file on the target that names the gateway's process, or empty.
-    /// - `executions`: counts what is run.
+    /// For one queue.
     #[must_use]
-    pub fn new(
-        runner: Arc<dyn CommandManagedRuntimeRunner>,
-        shell: impl Into<String>,
-        directory: impl Into<String>,
-        record: impl Into<String>,
-        limit_bytes: usize,
-        executions: Arc<AtomicU64>,
-    ) -> Self {
-        Self {
-            runner,
-            shell: shell.into(),
-            directory: directory.into(),
-            record: record.into(),
-            limit_bytes,
-            executions,
-        }
+    pub fn new(access: QueueAccess) -> Self {
+        Self(access)
     }
 
     /// Runs the script once.
@@ -81,27 +58,27 @@ impl Batch {
         relist: bool,
         cancel: CancellationToken,
     ) -> Result<(), ChannelFault> {
-        self.executions.fetch_add(1, Ordering::Relaxed);
+        self.0.executions.fetch_add(1, Ordering::Relaxed);
         let owner = shared.owner.clone();
         let sink = Arc::new(Sink {
             reading: tokio::sync::Mutex::new(Reading {
-                listing: Listing::new(self.limit_bytes),
+                listing: Listing::new(self.0.limit_bytes),
                 ended: false,
                 fault: None,
             }),
             shared,
         });
         let mut execution = Execution::new(
-            self.shell,
+            self.0.shell,
             arguments(
                 "batch",
                 [
-                    &self.directory,
-                    &self.limit_bytes.to_string(),
+                    &self.0.directory,
+                    &self.0.limit_bytes.to_string(),
                     &owner,
                     &turns.to_string(),
                     if relist { "1" } else { "0" },
-                    &self.record,
+                    &self.0.record,
                 ],
             ),
         );
@@ -112,7 +89,7 @@ impl Batch {
         execution.output = Some(sink.clone());
         execution.keep_output = 2048;
         execution.cancel = cancel;
-        let result = self.runner.execute(execution).await?;
+        let result = self.0.runner.execute(execution).await?;
         let reading = sink.reading.lock().await;
         if let Some(fault) = reading.fault {
             return Err(fault.into());
@@ -260,7 +237,7 @@ async fn run_lanes(
     shared: &Arc<Shared>,
     mut orders: mpsc::Receiver<Order>,
 ) -> Result<(), ChannelFault> {
-    let concurrent = batch.runner.capabilities().concurrent;
+    let concurrent = batch.0.runner.capabilities().concurrent;
     let cancel = CancellationToken::new();
     batch
         .clone()

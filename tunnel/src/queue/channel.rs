@@ -5,13 +5,15 @@
 
 use std::fmt;
 use std::fmt::Write as _;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use runners::RunnerError;
+use runners::{CommandManagedRuntimeRunner, RunnerError};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
@@ -35,6 +37,23 @@ const LINE_CHARS: usize = 1024;
 const READ_AHEAD_BYTES: usize = 16 * 1024;
 /// Names in one order to forget.
 pub(super) const NAMES_PER_ORDER: usize = 64;
+
+/// Where a queue directory is, and what runs the host's script there.
+#[derive(Clone, Debug)]
+pub struct QueueAccess {
+    /// Runs it.
+    pub runner: Arc<dyn CommandManagedRuntimeRunner>,
+    /// By this shell.
+    pub shell: String,
+    /// The directory, as an absolute path on the target.
+    pub directory: String,
+    /// The file on the target that names the gateway's process, or empty.
+    pub record: String,
+    /// The longest request.
+    pub limit_bytes: usize,
+    /// Counts what is run.
+    pub executions: Arc<AtomicU64>,
+}
 
 /// Reaches one queue directory.
 pub trait QueueChannel: fmt::Debug + Send + Sync {

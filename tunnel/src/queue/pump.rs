@@ -2,21 +2,20 @@
 //!
 //! Here: [`Pump`]. For runners with a duplex. Not here: the script (`host.sh`) and how its output reads (`listing.rs`).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use runners::DuplexRequest;
 use runners::runner::DuplexStream;
-use runners::{CommandManagedRuntimeRunner, DuplexRequest};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::channel::{
-    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueChannel, TICK, arguments, encode, owner,
-    script,
+    ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueAccess, QueueChannel, TICK, arguments,
+    encode, owner, script,
 };
 use super::listing::{Found, Listing};
 
@@ -31,60 +30,36 @@ const WRITE_PIECE_BYTES: usize = 256 * 1024;
 
 /// Reaches a queue directory through a duplex of the runner.
 #[derive(Debug)]
-pub struct Pump {
-    runner: Arc<dyn CommandManagedRuntimeRunner>,
-    shell: String,
-    directory: String,
-    record: String,
-    limit_bytes: usize,
-    executions: Arc<AtomicU64>,
-}
+pub struct Pump(QueueAccess);
 
 impl Pump {
-    /// For the queue at `directory`, an absolute path on the target, with requests of at most `limit_bytes`.
-    ///
-    /// - `record`: the file on the target that names the gateway's process, or empty.
-    /// - `executions`: counts what is run.
+    /// For one queue.
     #[must_use]
-    pub fn new(
-        runner: Arc<dyn CommandManagedRuntimeRunner>,
-        shell: impl Into<String>,
-        directory: impl Into<String>,
-        record: impl Into<String>,
-        limit_bytes: usize,
-        executions: Arc<AtomicU64>,
-    ) -> Self {
-        Self {
-            runner,
-            shell: shell.into(),
-            directory: directory.into(),
-            record: record.into(),
-            limit_bytes,
-            executions,
-        }
+    pub fn new(access: QueueAccess) -> Self {
+        Self(access)
     }
 
     async fn start(&self) -> Result<OpenQueue, ChannelFault> {
         let request = DuplexRequest {
-            command: self.shell.clone(),
+            command: self.0.shell.clone(),
             args: arguments(
                 "pump",
                 [
-                    &self.directory,
-                    &self.limit_bytes.to_string(),
+                    &self.0.directory,
+                    &self.0.limit_bytes.to_string(),
                     &owner(),
                     "0",
                     "1",
-                    &self.record,
+                    &self.0.record,
                 ],
             ),
             cwd: None,
         };
-        self.executions.fetch_add(1, Ordering::Relaxed);
-        let duplex = self.runner.open_duplex(request).await?;
+        self.0.executions.fetch_add(1, Ordering::Relaxed);
+        let duplex = self.0.runner.open_duplex(request).await?;
         let (mut reading, mut writing) = tokio::io::split(duplex.stream);
         write(&mut writing, &script()).await?;
-        let mut listing = Listing::new(self.limit_bytes);
+        let mut listing = Listing::new(self.0.limit_bytes);
         let mut first = Vec::new();
         let (exact_head, clock) = loop {
             read(&mut reading, &mut listing, &mut first).await?;

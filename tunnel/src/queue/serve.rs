@@ -14,7 +14,7 @@ use wire::envelope::envelope_limit;
 
 use super::QueueOptions;
 use super::batch::Batch;
-use super::channel::{ChannelFault, OpenQueue, QueueChannel};
+use super::channel::{ChannelFault, OpenQueue, QueueAccess, QueueChannel};
 use super::desk::Desk;
 use super::directory::Directory;
 use super::either::Either;
@@ -175,23 +175,20 @@ fn desk(options: &QueueOptions, callbacks: Arc<dyn Callbacks>, listening: Listen
 }
 
 fn channel(launcher: &Launcher, life: &GatewayLife, options: &QueueOptions) -> Box<dyn QueueChannel> {
-    let runner = launcher.runner().clone();
-    let capabilities = runner.capabilities();
-    let shell = launcher.shell().program();
-    let limit = envelope_limit(options.max_body);
-    let executions = options.executions.clone();
-    let batch = Batch::new(
-        runner.clone(),
-        shell,
-        life.directory(),
-        life.record(),
-        limit,
-        executions.clone(),
-    );
-    if !capabilities.duplex || options.batch_only {
+    let access = QueueAccess {
+        runner: launcher.runner().clone(),
+        shell: launcher.shell().program().to_owned(),
+        directory: life.directory().to_owned(),
+        record: life.record().to_owned(),
+        limit_bytes: envelope_limit(options.max_body),
+        executions: options.executions.clone(),
+    };
+    let duplex = access.runner.capabilities().duplex && !options.batch_only;
+    let batch = Batch::new(access.clone());
+    if !duplex {
         return Box::new(batch);
     }
-    let pump = Pump::new(runner, shell, life.directory(), life.record(), limit, executions);
+    let pump = Pump::new(access);
     Box::new(Either::new(pump, batch))
 }
 

@@ -1,4 +1,6 @@
-//! Why a message is refused, in words that a caller may read.
+//! Why a message is refused, in words that a caller may read, and the status it is told with.
+
+use http::StatusCode;
 
 /// Why a message is not acceptable.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -81,4 +83,34 @@ pub enum Fault {
     /// The body did not go on in time.
     #[error("the body did not go on in time")]
     BodyTimeout,
+}
+
+impl Fault {
+    /// The status of the answer, by the sections of RFC 9110 and RFC 6585 that name the case; 400 for all others.
+    #[must_use]
+    pub fn status(self) -> StatusCode {
+        match self {
+            Self::HeadTooLarge { .. } | Self::TargetTooLong { .. } | Self::TooManyHeaders { .. } => {
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE
+            }
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::HeadTimeout | Self::BodyTimeout => StatusCode::REQUEST_TIMEOUT,
+            Self::RequestLine
+            | Self::Version
+            | Self::LineEnd
+            | Self::HeaderLine
+            | Self::HostMissing
+            | Self::HostTwice
+            | Self::ContentLength
+            | Self::TransferEncoding
+            | Self::BothLengths
+            | Self::TransferEncodingInOneZero
+            | Self::BodyWithoutMeaning
+            | Self::ChunkSize
+            | Self::ChunkEnd
+            | Self::Trailer
+            | Self::Truncated => StatusCode::BAD_REQUEST,
+        }
+    }
 }
