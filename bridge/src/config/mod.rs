@@ -1,12 +1,20 @@
-//! What a session is made of when the command line does not say: the environment and the defaults.
+//! What the daemon and its sessions are configured with: one file, the environment and the defaults.
 //!
-//! Here: the one place that reads our environment. Not here: the options themselves (`cli/options.rs`) and secrets,
-//! whose references are resolved through [`environment`] (`secrets/`). Proxy variables are never read: the upstream is
-//! spoken to directly.
+//! Here: the one place that reads our environment, and what the commands of one session take from it. In [`model`] the
+//! configuration of the daemon as values, in [`spelled`] how amounts are written. Not here: the options themselves
+//! (`cli/options.rs`) and secrets, whose references are resolved through [`environment`] (`secrets/`). Proxy variables
+//! are never read: the upstream is spoken to directly.
+
+pub mod model;
+pub mod spelled;
+
+mod reference;
 
 use std::path::PathBuf;
 
 use uuid::Uuid;
+
+pub use model::Config;
 
 /// Where the Paperclip API listens when nobody says otherwise.
 pub const DEFAULT_UPSTREAM: &str = "http://127.0.0.1:3100";
