@@ -167,7 +167,7 @@ impl JsonSchema for DurationText {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "duration" })
+        json_schema!({ "type": "string", "x-kind": "duration" })
     }
 }
 
@@ -181,7 +181,7 @@ impl JsonSchema for SizeText {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "size" })
+        json_schema!({ "type": "string", "x-kind": "size" })
     }
 }
 
@@ -195,7 +195,7 @@ impl JsonSchema for RateText {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "rate" })
+        json_schema!({ "type": "string", "x-kind": "rate" })
     }
 }
 

@@ -73,7 +73,7 @@ pub enum ControlAddress {
 #[serde(default, deny_unknown_fields)]
 pub struct OpsListener {
     /// Address and port. On another address than loopback there are only health and metrics.
-    #[schemars(with = "String", extend("format" = "address"))]
+    #[schemars(with = "String", extend("x-kind" = "address"))]
     pub address: SocketAddr,
     /// Show the dashboard where `address` is loopback.
     pub dashboard: bool,
@@ -186,7 +186,7 @@ impl JsonSchema for AgentsAddress {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "agents-address" })
+        json_schema!({ "type": "string", "x-kind": "agents-address" })
     }
 }
 
@@ -200,6 +200,6 @@ impl JsonSchema for ControlAddress {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "control-address" })
+        json_schema!({ "type": "string", "x-kind": "control-address" })
     }
 }

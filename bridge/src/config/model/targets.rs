@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct TargetConfig {
     /// `ssh://user@host[:port][/dir]`, an ssh_config alias, `local`, or a provider's `KEY:` or `KEY:ID`.
-    #[schemars(length(min = 1, max = 2048), extend("format" = "target"))]
+    #[schemars(length(min = 1, max = 2048), extend("x-kind" = "target"))]
     pub target: String,
     /// Which of `upstreams` its sessions speak to, unless they name another.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -129,6 +129,6 @@ impl JsonSchema for GatewayName {
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({ "type": "string", "format": "gateway" })
+        json_schema!({ "type": "string", "x-kind": "gateway" })
     }
 }
