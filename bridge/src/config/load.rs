@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use runners::provider::config::{Fault, faults};
 use serde_json::{Map, Value, json};
@@ -16,6 +16,9 @@ use super::schema::{keywords, rules_at, schema};
 use super::{
     Config, DEFAULT_CREDENTIAL, DEFAULT_UPSTREAM, UPSTREAM_VARIABLE, VARIABLE_PREFIX, document, rules,
 };
+
+/// The same for every configuration of this build.
+static SCHEMA: LazyLock<Value> = LazyLock::new(schema);
 
 /// What a configuration is read from.
 #[derive(Clone, Debug, Default)]
@@ -89,8 +92,7 @@ impl Config {
         mut mistakes: Vec<ConfigMistake>,
         options: &LoadOptions,
     ) -> Result<Effective, ConfigErrors> {
-        let schema = schema();
-        lay_variables(&mut tree, &schema, &options.environment, &mut mistakes);
+        lay_variables(&mut tree, &SCHEMA, &options.environment, &mut mistakes);
         for flag in &options.flags {
             let path: Vec<String> = flag.key.split('.').map(str::to_owned).collect();
             lay(
@@ -103,7 +105,7 @@ impl Config {
         }
         add_the_upstream_nobody_named(&mut tree, &options.environment);
         let mut values = Value::Object(tree.values.clone());
-        let found = faults(&schema, &values, &keywords);
+        let found = faults(&SCHEMA, &values, &keywords);
         for fault in &found {
             forget(&mut values, &fault.field);
         }
