@@ -153,6 +153,11 @@ fn the_relay_frames_corpus_and_mutations_of_it_break_no_law() {
 }
 
 #[test]
+fn the_config_corpus_and_mutations_of_it_break_no_law() {
+    replay_some("config", paperclip_bridge_fuzz::config, CONNECTIONS);
+}
+
+#[test]
 fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     let folders = names(&crate_folder().join("corpus"));
     let binaries: Vec<String> = names(&crate_folder().join("fuzz_targets"))
@@ -163,6 +168,7 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     assert_eq!(
         folders,
         [
+            "config",
             "connect_frames",
             "decision",
             "envelope",

@@ -12,7 +12,7 @@ use serde_json::json;
 use tracing::level_filters::LevelFilter;
 
 use crate::app::App;
-use crate::{config, demo, gateway, telemetry};
+use crate::{demo, gateway, telemetry};
 
 mod run;
 mod open;
@@ -26,7 +26,7 @@ mod policies;
 mod envelope;
 mod providers;
 mod probe;
-mod check;
+mod config;
 mod leases;
 mod signals;
 mod stdio;
@@ -111,9 +111,9 @@ enum Command {
     Envelope(envelope::EnvelopeCommand),
     /// List sandbox providers, what they can do and how they are configured
     Providers(providers::ProvidersArguments),
-    /// Check the configuration
+    /// Check, print and describe the configuration
     #[command(subcommand)]
-    Config(ConfigCommand),
+    Config(config::ConfigCommand),
     /// Print the version
     Version {
         /// A JSON object instead of text
@@ -125,12 +125,6 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
-}
-
-#[derive(Debug, Subcommand)]
-enum ConfigCommand {
-    /// Check what run and open would be made of, without connecting to anything
-    Check(Box<check::CheckArguments>),
 }
 
 impl Arguments {
@@ -153,7 +147,7 @@ impl Arguments {
     pub fn telemetry(&self) -> telemetry::Settings {
         let terminal = std::io::stderr().is_terminal();
         let pretty = telemetry::Format::Pretty {
-            colour: terminal && !config::no_colour(),
+            colour: terminal && !crate::config::no_colour(),
         };
         let format = match self.log.log {
             LogForm::Auto if terminal => pretty,
@@ -209,7 +203,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Leases(command) => leases::run(app, command).await,
         Command::Envelope(command) => envelope::run(&command),
         Command::Providers(arguments) => providers::providers(&arguments),
-        Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments).await,
+        Command::Config(command) => Box::pin(config::run(app, command)).await,
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
     }

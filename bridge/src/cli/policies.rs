@@ -94,11 +94,11 @@ fn read_text(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-fn read_file(path: &Path) -> Result<PolicyFile, Failure> {
+pub(crate) fn read_file(path: &Path) -> Result<PolicyFile, Failure> {
     PolicyFile::parse(&read_text(path)?).map_err(|mistakes| refused(path, &mistakes))
 }
 
-fn refused(path: &Path, mistakes: &Mistakes) -> Failure {
+pub(crate) fn refused(path: &Path, mistakes: &Mistakes) -> Failure {
     let file = path.display().to_string();
     Failure::new(Exit::Configuration, "the policy is refused").listing(mistakes.in_file(&file).to_string())
 }

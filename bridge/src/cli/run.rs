@@ -14,9 +14,10 @@ use tokio_util::sync::CancellationToken;
 use crate::app::{App, OpenSession, TargetSpec};
 use crate::cli::exit::{Exit, Failure, signal_number};
 use crate::cli::opening;
-use crate::cli::options::{SessionOptions, duration};
+use crate::cli::options::SessionOptions;
 use crate::cli::signals::{Ending, Signals};
 use crate::cli::stdio::{PassOn, Stdin, complain};
+use crate::config::spelled::duration;
 
 /// What `timeout` of coreutils ends with, too.
 const TIMED_OUT: u8 = 124;

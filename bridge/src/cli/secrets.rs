@@ -7,8 +7,7 @@ use std::time::Duration;
 use clap::Args;
 
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::options::duration;
-use crate::config;
+use crate::config::{self, spelled::duration};
 use crate::secrets::{LiveSecret, SecretSettings, Secrets};
 
 /// The options of secrets.

@@ -41,6 +41,11 @@ impl SecretRef {
         &self.text
     }
 
+    /// What to write, for messages.
+    pub(crate) fn forms() -> String {
+        forms()
+    }
+
     /// Whether reading it means to ask another machine.
     #[must_use]
     pub fn is_remote(&self) -> bool {

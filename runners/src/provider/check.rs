@@ -6,12 +6,12 @@
 use serde_json::{Map, Value};
 
 /// One thing that is wrong.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct Fault {
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
     /// Where: `steps[1].times`; empty for the whole.
-    pub(super) field: String,
+    pub field: String,
     /// What, as the rest of a sentence.
-    pub(super) problem: String,
+    pub problem: String,
 }
 
 impl Fault {
@@ -23,21 +23,113 @@ impl Fault {
     }
 }
 
-/// Checks `value`, which stands at `place`. A value of the wrong type is named by its type, never repeated.
-pub(super) fn value(schema: &Value, value: &Value, place: &str) -> Result<(), Fault> {
-    // `true` allows everything, and nothing of ours makes `false`.
-    let Some(rules) = schema.as_object() else {
-        return Ok(());
+/// What a caller's own keywords in a schema's rules say against a value; asked before the rules of JSON Schema.
+pub type Keywords<'a> = &'a dyn Fn(&Map<String, Value>, &Value) -> Option<String>;
+
+/// Everything that is wrong with `value` by `schema`, in the order of its fields; empty where nothing is.
+///
+/// A value of the wrong type is named by its type, never repeated. `keywords` judges what this schema says beyond JSON
+/// Schema; a value that it finds fault with is looked at no further.
+#[must_use]
+pub fn faults(schema: &Value, value: &Value, keywords: Keywords<'_>) -> Vec<Fault> {
+    let mut check = Check {
+        keywords,
+        found: Vec::new(),
     };
-    choice(rules, value, place)?;
-    alternatives(rules, value, place)?;
-    kind(rules, value, place)?;
-    match value {
-        Value::Number(number) => bounds(rules, number, place),
-        Value::String(text) => length(rules, text, place),
-        Value::Array(list) => items(rules, list, place),
-        Value::Object(fields) => members(rules, fields, place),
-        Value::Null | Value::Bool(_) => Ok(()),
+    check.value(schema, value, "");
+    check.found
+}
+
+struct Check<'a> {
+    keywords: Keywords<'a>,
+    found: Vec<Fault>,
+}
+
+impl Check<'_> {
+    /// Checks `value`, which stands at `place`.
+    fn value(&mut self, schema: &Value, value: &Value, place: &str) {
+        // `true` allows everything, and nothing of ours makes `false`.
+        let Some(rules) = schema.as_object() else {
+            return;
+        };
+        let own = |rules, value| (self.keywords)(rules, value).map(|problem| Fault::new(place, problem));
+        let fault = own(rules, value)
+            .or_else(|| choice(rules, value, place).err())
+            .or_else(|| self.alternatives(rules, value, place))
+            .or_else(|| kind(rules, value, place).err())
+            .or_else(|| match value {
+                Value::Number(number) => bounds(rules, number, place).err(),
+                Value::String(text) => length(rules, text, place).err(),
+                Value::Array(list) => entries(rules, list, place).err(),
+                Value::Object(_) | Value::Null | Value::Bool(_) => None,
+            });
+        match (fault, value) {
+            (Some(fault), _) => self.found.push(fault),
+            (None, Value::Array(list)) => self.items(rules, list, place),
+            (None, Value::Object(fields)) => self.members(rules, fields, place),
+            (None, Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_)) => {}
+        }
+    }
+
+    /// One branch must hold. The fault told is that of the first branch whose kind the value has.
+    fn alternatives(&self, rules: &Map<String, Value>, found: &Value, place: &str) -> Option<Fault> {
+        let mut told = None;
+        let mut told_kind = false;
+        for branch in branches(rules).into_iter().flatten() {
+            let mut check = Check {
+                keywords: self.keywords,
+                found: Vec::new(),
+            };
+            check.value(branch, found, place);
+            // All is well with this branch.
+            let fault = check.found.into_iter().next()?;
+            let same_kind = branch
+                .as_object()
+                .is_some_and(|rules| kind(rules, found, place).is_ok());
+            if told.is_none() || (same_kind && !told_kind) {
+                told = Some(fault);
+                told_kind = same_kind;
+            }
+        }
+        told
+    }
+
+    fn items(&mut self, rules: &Map<String, Value>, list: &[Value], place: &str) {
+        if let Some(rule) = rules.get("items") {
+            for (index, item) in list.iter().enumerate() {
+                self.value(rule, item, &format!("{place}[{index}]"));
+            }
+        }
+    }
+
+    fn members(&mut self, rules: &Map<String, Value>, fields: &Map<String, Value>, place: &str) {
+        let at = |name: &str| {
+            if place.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{place}.{name}")
+            }
+        };
+        let known = rules.get("properties").and_then(Value::as_object);
+        let others = rules.get("additionalProperties");
+        for (name, found) in fields {
+            match (known.and_then(|known| known.get(name)), others) {
+                (Some(rule), _) => self.value(rule, found, &at(name)),
+                (None, Some(Value::Bool(false))) => {
+                    self.found.push(Fault::new(at(name), unknown(name, known)));
+                }
+                (None, Some(rule)) => self.value(rule, found, &at(name)),
+                (None, None) => {}
+            }
+        }
+        let required = rules.get("required").and_then(Value::as_array);
+        let missing = required
+            .into_iter()
+            .flatten()
+            .filter_map(Value::as_str)
+            .filter(|name| !fields.contains_key(*name));
+        self.found
+            .extend(missing.map(|name| Fault::new(at(name), "is missing")));
     }
 }
 
@@ -79,25 +171,6 @@ fn choices(rules: &Map<String, Value>) -> Option<Vec<&Value>> {
 
 fn branches(rules: &Map<String, Value>) -> Option<&Vec<Value>> {
     rules.get("oneOf").or_else(|| rules.get("anyOf"))?.as_array()
-}
-
-/// One branch must hold. The fault told is that of the first branch whose kind the value has.
-fn alternatives(rules: &Map<String, Value>, found: &Value, place: &str) -> Result<(), Fault> {
-    let mut told = None;
-    let mut told_kind = false;
-    for branch in branches(rules).into_iter().flatten() {
-        let Err(fault) = value(branch, found, place) else {
-            return Ok(());
-        };
-        let same_kind = branch
-            .as_object()
-            .is_some_and(|rules| kind(rules, found, place).is_ok());
-        if told.is_none() || (same_kind && !told_kind) {
-            told = Some(fault);
-            told_kind = same_kind;
-        }
-    }
-    told.map_or(Ok(()), Err)
 }
 
 fn kind(rules: &Map<String, Value>, value: &Value, place: &str) -> Result<(), Fault> {
@@ -189,14 +262,8 @@ fn length(rules: &Map<String, Value>, text: &str, place: &str) -> Result<(), Fau
     within(rules, ["minLength", "maxLength"], found, "characters", place)
 }
 
-fn items(rules: &Map<String, Value>, list: &[Value], place: &str) -> Result<(), Fault> {
-    within(rules, ["minItems", "maxItems"], list.len(), "entries", place)?;
-    let Some(rule) = rules.get("items") else {
-        return Ok(());
-    };
-    list.iter()
-        .enumerate()
-        .try_for_each(|(index, item)| value(rule, item, &format!("{place}[{index}]")))
+fn entries(rules: &Map<String, Value>, list: &[Value], place: &str) -> Result<(), Fault> {
+    within(rules, ["minItems", "maxItems"], list.len(), "entries", place)
 }
 
 fn within(
@@ -223,33 +290,6 @@ fn within(
 
 fn limit(rules: &Map<String, Value>, name: &str) -> Option<usize> {
     usize::try_from(rules.get(name)?.as_u64()?).ok()
-}
-
-fn members(rules: &Map<String, Value>, fields: &Map<String, Value>, place: &str) -> Result<(), Fault> {
-    let at = |name: &str| {
-        if place.is_empty() {
-            name.to_owned()
-        } else {
-            format!("{place}.{name}")
-        }
-    };
-    let known = rules.get("properties").and_then(Value::as_object);
-    let others = rules.get("additionalProperties");
-    for (name, found) in fields {
-        match (known.and_then(|known| known.get(name)), others) {
-            (Some(rule), _) => value(rule, found, &at(name))?,
-            (None, Some(Value::Bool(false))) => return Err(Fault::new(at(name), unknown(name, known))),
-            (None, Some(rule)) => value(rule, found, &at(name))?,
-            (None, None) => {}
-        }
-    }
-    let required = rules.get("required").and_then(Value::as_array);
-    let missing = required
-        .into_iter()
-        .flatten()
-        .filter_map(Value::as_str)
-        .find(|name| !fields.contains_key(*name));
-    missing.map_or(Ok(()), |name| Err(Fault::new(at(name), "is missing")))
 }
 
 fn unknown(name: &str, known: Option<&Map<String, Value>>) -> String {

@@ -1,15 +1,17 @@
 //! A provider's configuration: one struct that is its JSON Schema, its bounds and its reader.
 //!
-//! Here: [`schema`] and [`read`]. In `check` the schema's own rules held against a value. Not here: any field. A
-//! provider's struct derives `Deserialize` and `JsonSchema`, is `#[serde(rename_all = "camelCase", default)]`, and
-//! says its bounds once, as in `#[schemars(range(min = 1, max = 60_000))]`; a doc comment is the description.
+//! Here: [`schema`] and [`read`]. In `check` the schema's own rules held against a value, for whoever has such a schema
+//! ([`faults`]). Not here: any field. A provider's struct derives `Deserialize` and `JsonSchema`, is
+//! `#[serde(rename_all = "camelCase", default)]`, and says its bounds once, as in
+//! `#[schemars(range(min = 1, max = 60_000))]`; a doc comment is the description.
 
 use schemars::JsonSchema;
 use schemars::generate::SchemaSettings;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
-use super::check::{self, Fault};
+use super::check;
+pub use super::check::{Fault, Keywords, faults};
 use super::{ConfigError, SecretField, secret};
 
 /// The JSON Schema (2020-12) of `T`, whose secret fields are marked `"x-secret": true`.
@@ -78,7 +80,10 @@ pub fn read<T: DeserializeOwned + JsonSchema>(
         }
     }
     let value = Value::Object(config.clone());
-    check::value(&schema::<T>(secrets), &value, "").map_err(refused)?;
+    let first = check::faults(&schema::<T>(secrets), &value, &|_, _| None)
+        .into_iter()
+        .next();
+    first.map_or(Ok(()), |fault| Err(refused(fault)))?;
     serde_path_to_error::deserialize(value).map_err(|error| {
         let field = error.path().to_string();
         let field = if field == "." { String::new() } else { field };

@@ -1,8 +1,8 @@
 //! `paperclip-bridge config check`: is everything there that `run` and `open` would be made of?
 //!
-//! Here: each check, without a connection to anything. Not here: a configuration file; this version has none, only
-//! options, variables and policy files.
+//! Here: each check, without a connection to anything. Not here: what the daemon would be made of (`daemon.rs`).
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 use std::path::PathBuf;
 
@@ -10,6 +10,7 @@ use clap::Args;
 use runners::provider::ProviderSpec;
 use serde_json::json;
 
+use super::daemon;
 use crate::app::{App, ProviderConfig, ProviderTarget, TargetSpec};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::{SshOptions, UpstreamOptions};
@@ -23,6 +24,12 @@ use crate::config;
 /// Arguments of `config check`.
 #[derive(Args, Debug)]
 pub(crate) struct CheckArguments {
+    /// Check this configuration file of the daemon, with all that it names, instead of what run and open take
+    #[arg(long, value_name = "FILE", conflicts_with_all = [
+        "upstream", "credential", "upstream_ca", "file", "pack", "identity", "known_hosts", "target", "provider",
+        "provider_config", "state_dir",
+    ])]
+    config: Option<PathBuf>,
     #[command(flatten)]
     upstream: UpstreamOptions,
     #[command(flatten)]
@@ -42,10 +49,20 @@ pub(crate) struct CheckArguments {
     json: bool,
 }
 
-struct Check {
-    name: &'static str,
+/// One thing that was looked at.
+pub(super) struct Check {
+    name: Cow<'static, str>,
     /// What was found, or what is wrong.
     found: Result<String, Failure>,
+}
+
+impl Check {
+    pub(super) fn new(name: impl Into<Cow<'static, str>>, found: Result<String, Failure>) -> Self {
+        Self {
+            name: name.into(),
+            found,
+        }
+    }
 }
 
 /// Checks everything and reports all of it, not only the first mistake.
@@ -54,8 +71,13 @@ struct Check {
 ///
 /// Code 1 where the report cannot be written. A failed check is code 3 in `Ok`.
 pub(crate) async fn check(app: &App, arguments: &CheckArguments) -> Result<Exit, Failure> {
-    let mut checks = checks(arguments).await;
-    checks.extend(provider_checks(app, arguments)?);
+    let checks = if let Some(file) = &arguments.config {
+        daemon::checks(app, file).await
+    } else {
+        let mut checks = checks(arguments).await;
+        checks.extend(provider_checks(app, arguments)?);
+        checks
+    };
     let ok = checks.iter().all(|check| check.found.is_ok());
     if arguments.json {
         print_json(&as_json(&checks, ok))?;
@@ -69,22 +91,22 @@ async fn checks(arguments: &CheckArguments) -> Vec<Check> {
     let choice = config::upstream(arguments.upstream.upstream.as_deref(), &config::environment);
     let mut checks = vec![
         Check {
-            name: "upstream",
+            name: "upstream".into(),
             found: arguments
                 .upstream
                 .settings()
                 .map(|settings| format!("{}, by {}", settings.origin(), choice.said_by)),
         },
         Check {
-            name: "credential",
+            name: "credential".into(),
             found: credential(&arguments.upstream).await,
         },
         Check {
-            name: "policy",
+            name: "policy".into(),
             found: arguments.policy.load().map(|_| arguments.policy.to_string()),
         },
         Check {
-            name: "ssh files",
+            name: "ssh files".into(),
             found: arguments.ssh.check().map(|()| ssh_files(&arguments.ssh)),
         },
     ];
@@ -95,7 +117,7 @@ async fn checks(arguments: &CheckArguments) -> Vec<Check> {
                 Failure::new(Exit::Configuration, format!("cannot read {}", path.display())).because(error)
             });
         checks.push(Check {
-            name: "upstream CA",
+            name: "upstream CA".into(),
             found,
         });
     }
@@ -126,18 +148,18 @@ fn provider_checks(app: &App, arguments: &CheckArguments) -> Result<Vec<Check>, 
     let folder = provider_options::state_folder(arguments.state_dir.as_deref());
     Ok(vec![
         Check {
-            name: "provider",
+            name: "provider".into(),
             found,
         },
         Check {
-            name: "leases",
+            name: "leases".into(),
             found: folder.map(|folder| folder.join("leases").display().to_string()),
         },
     ])
 }
 
 /// The fields as they would be taken; a secret's is a reference, and where it is absent, the variable in its place.
-fn fields(spec: &ProviderSpec, config: &ProviderConfig) -> String {
+pub(super) fn fields(spec: &ProviderSpec, config: &ProviderConfig) -> String {
     let given = config.0.iter().map(|(name, value)| format!("{name} = {value}"));
     let fallbacks = spec.secrets.iter().filter_map(|secret| {
         let variable = secret

@@ -1,12 +1,37 @@
-//! What a session is made of when the command line does not say: the environment and the defaults.
+//! What the daemon and its sessions are configured with: one file, the environment and the defaults.
 //!
-//! Here: the one place that reads our environment. Not here: the options themselves (`cli/options.rs`) and secrets,
-//! whose references are resolved through [`environment`] (`secrets/`). Proxy variables are never read: the upstream is
-//! spoken to directly.
+//! Here: the one place that reads our environment, and what the commands of one session take from it. In [`model`] the
+//! configuration of the daemon as values, in `load` how its layers become one, in `schema` and `rules` what is accepted,
+//! in [`spelled`] how amounts are written. Not here: the options themselves
+//! (`cli/options.rs`) and secrets, whose references are resolved through [`environment`] (`secrets/`). Proxy variables
+//! are never read: the upstream is spoken to directly.
 
+pub mod model;
+pub mod spelled;
+
+mod reference;
+mod schema;
+mod origin;
+mod mistake;
+mod document;
+mod load;
+mod rules;
+mod page;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use uuid::Uuid;
+
+pub use load::{Effective, Flag, LoadOptions};
+pub use mistake::{ConfigErrors, ConfigMistake};
+pub use model::Config;
+pub use origin::{Leaf, Origin, Origins, leaves};
+pub use page::page;
+pub use schema::schema;
 
 /// Where the Paperclip API listens when nobody says otherwise.
 pub const DEFAULT_UPSTREAM: &str = "http://127.0.0.1:3100";
@@ -25,6 +50,28 @@ pub const DEFAULT_CREDENTIAL: &str = "env:PAPERCLIP_API_KEY";
 )]
 pub fn environment(name: &str) -> Option<String> {
     std::env::var_os(name).map(|value| value.to_string_lossy().into_owned())
+}
+
+/// What the variables of the configuration begin with: `PCBRIDGE_SECTION__KEY`.
+pub const VARIABLE_PREFIX: &str = "PCBRIDGE_";
+
+/// Paperclip's own name for the API's URL.
+const UPSTREAM_VARIABLE: &str = "PAPERCLIP_API_URL";
+
+/// The variables of our own environment that belong to the configuration; see [`LoadOptions::environment`].
+///
+/// A value that is not UTF-8 comes back as from [`environment`].
+#[must_use]
+pub fn variables() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .map(|(name, value)| {
+            (
+                name.to_string_lossy().into_owned(),
+                value.to_string_lossy().into_owned(),
+            )
+        })
+        .filter(|(name, _)| name.starts_with(VARIABLE_PREFIX) || name == UPSTREAM_VARIABLE)
+        .collect()
 }
 
 /// The upstream URL in force and where it was said, for messages.
@@ -47,10 +94,10 @@ pub fn upstream(option: Option<&str>, environment: &dyn Fn(&str) -> Option<Strin
             said_by: "--upstream",
         };
     }
-    match environment("PAPERCLIP_API_URL").filter(|url| !url.is_empty()) {
+    match environment(UPSTREAM_VARIABLE).filter(|url| !url.is_empty()) {
         Some(url) => UpstreamChoice {
             url,
-            said_by: "PAPERCLIP_API_URL",
+            said_by: UPSTREAM_VARIABLE,
         },
         None => UpstreamChoice {
             url: DEFAULT_UPSTREAM.to_owned(),
@@ -92,47 +139,4 @@ pub fn state_folder(environment: &dyn Fn(&str) -> Option<String>) -> Option<Path
 #[must_use]
 pub fn no_colour() -> bool {
     environment("NO_COLOR").is_some_and(|value| !value.is_empty())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_option_wins_over_the_variable_and_the_variable_over_the_default() {
-        let set = |name: &str| (name == "PAPERCLIP_API_URL").then(|| "http://api:1".to_owned());
-
-        assert_eq!(upstream(Some("http://x"), &set).url, "http://x");
-        assert_eq!(upstream(None, &set).url, "http://api:1");
-        assert_eq!(upstream(None, &|_| None).url, DEFAULT_UPSTREAM);
-        assert_eq!(upstream(None, &|_| Some(String::new())).url, DEFAULT_UPSTREAM);
-    }
-
-    #[test]
-    fn leases_are_written_down_below_the_operators_own_state() {
-        let found = |set: &[(&str, &str)]| {
-            let lookup = |name: &str| {
-                set.iter()
-                    .find(|(key, _)| *key == name)
-                    .map(|(_, value)| (*value).to_owned())
-            };
-            state_folder(&lookup)
-        };
-
-        assert_eq!(
-            found(&[("XDG_STATE_HOME", "/s"), ("HOME", "/h")]),
-            Some("/s/paperclip-bridge".into())
-        );
-        assert_eq!(
-            found(&[("XDG_STATE_HOME", "s"), ("HOME", "/h")]),
-            Some("/h/.local/state/paperclip-bridge".into())
-        );
-        assert_eq!(found(&[]), None);
-    }
-
-    #[test]
-    fn two_runs_never_share_a_run_id_by_default() {
-        assert_ne!(run_id(None), run_id(None));
-        assert_eq!(run_id(Some("r-1")), "r-1");
-    }
 }
