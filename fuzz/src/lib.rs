@@ -22,8 +22,10 @@ mod ssh_config;
 mod connect_frames;
 mod sse;
 mod relay_frames;
+mod control_body;
 
 pub use connect_frames::connect_frames;
+pub use control_body::control_body;
 pub use decision::decision;
 pub use envelope::envelope;
 pub use envelope_signed::envelope_signed;

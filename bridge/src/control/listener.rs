@@ -4,9 +4,9 @@
 //! the connection, and a connection costs no more than a place among a bounded number. Not here: what is answered
 //! (`mod.rs`).
 
-use std::fs::Permissions;
+use std::fs::{DirBuilder, Permissions};
 use std::io;
-use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, FileTypeExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -62,7 +62,8 @@ impl Control {
         let fault =
             |error: io::Error| format!("cannot listen on the control socket {}: {error}", path.display());
         if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(fault)?;
+            let mut made = DirBuilder::new();
+            made.recursive(true).mode(0o700).create(folder).map_err(fault)?;
         }
         clear(path).await?;
         let listener = UnixListener::bind(path).map_err(fault)?;

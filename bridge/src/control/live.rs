@@ -82,3 +82,64 @@ async fn next(heard: &mut Receiver<Arc<Event>>, wanted: &Wanted) -> Option<axum:
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::daemon::Events;
+    use crate::session::observer::{Observer as _, Seen};
+
+    fn seen(path: &str) -> Seen<'_> {
+        Seen {
+            session: Uuid::nil(),
+            run_id: "r",
+            request_id: Uuid::nil(),
+            method: "GET",
+            path,
+            rule: "",
+            verdict: "deny",
+            status: 403,
+            code: "route_not_allowed",
+            answer_bytes: 0,
+            duration: Duration::ZERO,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reader_that_is_too_slow_is_told_how_many_events_it_missed_and_goes_on() {
+        let events = Events::default();
+        let mut heard = events.listen();
+        for _ in 0..1025 {
+            events.callback(seen("/api/x"));
+        }
+
+        let told = next(&mut heard, &Wanted::default()).await.unwrap();
+        let after = next(&mut heard, &Wanted::default()).await.unwrap();
+
+        let shown = format!("{told:?}");
+        assert!(shown.contains("missed") && shown.contains('1'), "{shown}");
+        assert!(format!("{after:?}").contains("callback"), "{after:?}");
+    }
+
+    #[tokio::test]
+    async fn only_what_is_wanted_is_told() {
+        let events = Events::default();
+        let mut heard = events.listen();
+        events.callback(seen("/api/first"));
+        events.callback(Seen {
+            run_id: "other",
+            ..seen("/api/second")
+        });
+        let wanted = Wanted {
+            run: Some("other".to_owned()),
+            denied: true,
+            session: Some(Uuid::nil()),
+        };
+
+        let told = next(&mut heard, &wanted).await.unwrap();
+
+        assert!(format!("{told:?}").contains("/api/second"), "{told:?}");
+    }
+}

@@ -5,18 +5,19 @@
 //! told of it. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
 //! process (`store/`; [`Kept`] is what there is to write down). Read next: `life`.
 
+mod settings;
 mod state;
 mod asked;
 mod entry;
 mod life;
+mod table;
+mod reaping;
 mod events;
 mod shown;
 
-use std::collections::{BTreeMap, VecDeque};
-use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use policy::Token;
 use tokio::sync::oneshot;
@@ -26,7 +27,6 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::{App, Named, SessionRequest};
-use crate::leases::{GaveBack, LeaseBook, Reaper, Which};
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
@@ -38,6 +38,7 @@ pub(crate) use entry::{Entry, RotateError};
 pub use events::Event;
 pub(crate) use events::Events;
 pub(crate) use life::NotOpened;
+pub use settings::DaemonSettings;
 pub(crate) use shown::time;
 pub use shown::{
     Drained, EnvironmentShown, Opened, Reaped, ReapedLease, Rotated, Rung, SessionShown, SessionsShown,
@@ -48,59 +49,7 @@ pub use state::SessionState;
 
 use asked::{Around, Kept, Understood};
 use life::Life;
-
-/// A session ends after so long unless it says otherwise.
-const TTL: Duration = Duration::from_hours(24);
-/// How often an owner is heard of unless it says otherwise.
-const HEARTBEAT: Duration = Duration::from_secs(30);
-/// Callbacks under way get so long when the daemon ends.
-const DRAIN: Duration = Duration::from_secs(30);
-/// Sessions that live at the same time.
-const MOST_SESSIONS: usize = 4096;
-/// A session that has ended can be asked about for so long, and no more of them than this.
-const KEPT: Duration = Duration::from_hours(24);
-const MOST_ENDED: usize = 1024;
-
-/// How the daemon is set up.
-#[derive(Clone, Debug)]
-pub struct DaemonSettings {
-    /// Where leases stand, and what else outlives the process.
-    pub state_dir: PathBuf,
-    /// Where the control API listens.
-    pub control: PathBuf,
-    /// Where health is asked for; port 0 takes a free one.
-    pub ops: SocketAddr,
-    /// Users that may use the control API beside our own.
-    pub allow_uids: Vec<u32>,
-    /// Our own user may bring an upstream, a credential, files and the target `local`.
-    pub adhoc: bool,
-    /// A session ends after so long unless it says otherwise.
-    pub ttl: Duration,
-    /// How often an owner is heard of unless it says otherwise.
-    pub heartbeat: Duration,
-    /// Callbacks under way get so long when the daemon ends.
-    pub drain: Duration,
-    /// Sessions that live at the same time.
-    pub most_sessions: usize,
-}
-
-impl DaemonSettings {
-    /// The defaults, around these places.
-    #[must_use]
-    pub fn new(state_dir: PathBuf, control: PathBuf, ops: SocketAddr) -> Self {
-        Self {
-            state_dir,
-            control,
-            ops,
-            allow_uids: Vec::new(),
-            adhoc: true,
-            ttl: TTL,
-            heartbeat: HEARTBEAT,
-            drain: DRAIN,
-            most_sessions: MOST_SESSIONS,
-        }
-    }
-}
+use table::Table;
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -139,14 +88,6 @@ pub struct Daemon {
     lives: TaskTracker,
     draining: CancellationToken,
     started: SystemTime,
-}
-
-/// Sessions by their names, which are in the order of their making.
-#[derive(Debug, Default)]
-struct Table {
-    living: BTreeMap<Uuid, Arc<Entry>>,
-    /// The longest ended first.
-    ended: VecDeque<(Instant, Arc<Entry>)>,
 }
 
 impl Daemon {
@@ -349,54 +290,6 @@ impl Daemon {
         self.app.settle().await;
     }
 
-    /// Forgets sessions that have ended, and tries now to give back what earlier processes left at providers.
-    ///
-    /// # Errors
-    ///
-    /// Why the book of leases cannot be used.
-    pub(crate) async fn reap(&self) -> Result<Reaped, String> {
-        let forgotten = {
-            let mut table = self.table();
-            let forgotten = table.ended.len();
-            table.ended.clear();
-            forgotten
-        };
-        let book = LeaseBook::existing(&self.settings.state_dir).map_err(|error| error.to_string())?;
-        let leases = match book {
-            Some(book) => self.reap_leases(book).await?,
-            None => Vec::new(),
-        };
-        Ok(Reaped {
-            forgotten: count(forgotten),
-            leases,
-        })
-    }
-
-    async fn reap_leases(&self, book: LeaseBook) -> Result<Vec<ReapedLease>, String> {
-        let (providers, secrets) = (self.app.providers.clone(), self.secrets.clone());
-        let reaper = Reaper::new(
-            book,
-            Box::new(move |record| providers.of_record(record, &secrets)),
-        );
-        let pass = reaper.pass(Which::All { provider: None }, &self.draining);
-        let reaped = Box::pin(pass).await.map_err(|error| error.to_string())?;
-        Ok(reaped
-            .into_iter()
-            .map(|one| {
-                let (outcome, detail) = match one.outcome {
-                    GaveBack::Confirmed(released) => ("released", format!("{released:?}").to_lowercase()),
-                    GaveBack::Nothing(why) => ("lost", why),
-                    GaveBack::Owed { why, .. } => ("owed", why),
-                };
-                ReapedLease {
-                    entry: one.name,
-                    outcome: outcome.to_owned(),
-                    detail,
-                }
-            })
-            .collect())
-    }
-
     /// The daemon as a whole.
     pub(crate) fn status(&self) -> StatusShown {
         let sessions = self.sessions();
@@ -425,17 +318,6 @@ impl Daemon {
     }
 }
 
-impl Table {
-    fn forget_old(&mut self) {
-        let now = Instant::now();
-        while let Some((since, _)) = self.ended.front()
-            && (self.ended.len() > MOST_ENDED || now.duration_since(*since) > KEPT)
-        {
-            self.ended.pop_front();
-        }
-    }
-}
-
 /// A relay's bearer holds more than the token and is made once the relay is known.
 fn shown_at_once(request: &SessionRequest, token: &Token) -> Option<String> {
     use crate::app::TargetSpec;
@@ -450,3 +332,6 @@ fn shown_at_once(request: &SessionRequest, token: &Token) -> Option<String> {
 pub(crate) fn count(count: usize) -> u64 {
     u64::try_from(count).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests;
