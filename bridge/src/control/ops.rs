@@ -1,6 +1,6 @@
 //! The ops listener: whether the daemon is alive, and whether it is ready.
 //!
-//! Here: `/healthz`, `/readyz` and the place where `/metrics` is written. On loopback the Host is pinned, so that no
+//! Here: `/healthz`, `/readyz` and `/metrics`. On loopback the Host is pinned, so that no
 //! page of a browser can read it under a name of its own. Not here: anything that changes something.
 
 use std::net::SocketAddr;
@@ -168,18 +168,13 @@ fn checks(daemon: &Daemon) -> Vec<(&'static str, Option<&'static str>)> {
     ]
 }
 
-/// The text of `/metrics`.
+/// What is counted, as OpenMetrics text.
 async fn metrics(State(daemon): State<Arc<Daemon>>) -> Response {
     let text = [(
         header::CONTENT_TYPE,
-        HeaderValue::from_static("text/plain; version=0.0.4"),
+        HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
     )];
-    (text, metrics_text(&daemon)).into_response()
-}
-
-/// What is counted is appended here.
-fn metrics_text(_: &Daemon) -> String {
-    String::new()
+    (text, daemon.metrics_text()).into_response()
 }
 
 async fn unknown() -> Problem {

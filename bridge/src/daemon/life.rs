@@ -17,6 +17,7 @@ use super::shown::Opened;
 use super::state::{Ending, SessionState, Standing};
 use crate::app::{App, OpenError, OpenSession, SessionRequest};
 use crate::session::identity::fresh_token;
+use crate::telemetry::metrics::Metrics;
 
 /// A session whose callers were cut waits so much longer than the deadline of what was dispatched.
 const SLACK: Duration = Duration::from_secs(1);
@@ -36,6 +37,7 @@ pub(super) struct Life {
     pub(super) app: Arc<App>,
     pub(super) entry: Arc<Entry>,
     pub(super) events: Arc<Events>,
+    pub(super) metrics: Arc<Metrics>,
     pub(super) orders: mpsc::Receiver<Order>,
     /// Callbacks under way get so long when it ends in order.
     pub(super) drain: Duration,
@@ -68,6 +70,7 @@ impl Life {
             Ok(session) => {
                 let opened = Opened::of(&session);
                 self.entry.opened(&opened, Arc::clone(&session.session().ledger));
+                self.metrics.session_opened(session.tunnel);
                 self.entry.stands(Standing::new(SessionState::Ready, None, None));
                 // Whoever asked may not have waited.
                 let _told = asked.send(Ok(opened));
@@ -87,6 +90,7 @@ impl Life {
                 end
             }
         };
+        self.metrics.session_ended(end.reason.unwrap_or_default());
         self.entry.stands(end);
     }
 

@@ -166,6 +166,7 @@ impl Daemon {
             app: Arc::clone(&self.app),
             entry: Arc::clone(&entry),
             events: Arc::clone(&self.events),
+            metrics: Arc::clone(&self.metrics),
             orders,
             drain: self.settings.drain,
             expires: Instant::now() + ttl,
@@ -311,6 +312,18 @@ impl Daemon {
             wrong_channel: self.events.wrong_channels(),
             open_outcomes,
         }
+    }
+
+    /// What a scrape reads.
+    pub(crate) fn metrics_text(&self) -> String {
+        // Every state, so that one which nobody is in any more does not stay as it was.
+        let sessions = self.sessions();
+        let states = SessionState::ALL.map(|state| {
+            let of_it = sessions.iter().filter(|entry| entry.state() == state);
+            (state.name(), of_it.count())
+        });
+        self.metrics.sessions(states);
+        self.metrics.text()
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {

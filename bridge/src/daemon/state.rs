@@ -28,6 +28,16 @@ pub enum SessionState {
 }
 
 impl SessionState {
+    /// Each of them, in the order of a session's life.
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Starting,
+        Self::Ready,
+        Self::Degraded,
+        Self::Reconnecting,
+        Self::Draining,
+        Self::Ended,
+    ];
+
     /// As it stands in JSON.
     #[must_use]
     pub const fn name(self) -> &'static str {

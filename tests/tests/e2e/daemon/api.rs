@@ -156,6 +156,11 @@ async fn health_is_answered_to_its_own_name_only() {
         (&ready["ready"], &ready["checks"]["listeners"]),
         (&true.into(), &"ok".into())
     );
+    let counted = ops.get("/metrics").await.unwrap().text();
+    assert!(
+        counted.contains(r#"paperclip_bridge_sessions{state="ready"} 0"#),
+        "{counted}"
+    );
     assert_eq!(ops.get("/v1/sessions").await.unwrap().status, 404);
     let mut wire = paperclip_bridge_tests::Wire::connect(&ops.url).await.unwrap();
     let lured = wire
