@@ -17,4 +17,6 @@ pub mod telemetry;
 pub mod config;
 pub mod demo;
 mod probe;
+pub mod daemon;
+pub mod control;
 pub mod cli;

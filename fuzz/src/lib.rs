@@ -23,9 +23,11 @@ mod connect_frames;
 mod sse;
 mod relay_frames;
 mod config;
+mod control_body;
 
 pub use config::config;
 pub use connect_frames::connect_frames;
+pub use control_body::control_body;
 pub use decision::decision;
 pub use envelope::envelope;
 pub use envelope_signed::envelope_signed;

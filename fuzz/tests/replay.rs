@@ -158,6 +158,11 @@ fn the_config_corpus_and_mutations_of_it_break_no_law() {
 }
 
 #[test]
+fn the_control_body_corpus_and_mutations_of_it_break_no_law() {
+    replay("control_body", paperclip_bridge_fuzz::control_body);
+}
+
+#[test]
 fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     let folders = names(&crate_folder().join("corpus"));
     let binaries: Vec<String> = names(&crate_folder().join("fuzz_targets"))
@@ -170,6 +175,7 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
         [
             "config",
             "connect_frames",
+            "control_body",
             "decision",
             "envelope",
             "envelope_signed",

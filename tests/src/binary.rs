@@ -234,6 +234,15 @@ impl Running {
         self.child.id().expect("it has not been waited for")
     }
 
+    /// Whether it has ended.
+    ///
+    /// # Panics
+    ///
+    /// Where the system does not say.
+    pub fn has_ended(&mut self) -> bool {
+        self.child.try_wait().expect("it can be waited for").is_some()
+    }
+
     /// Sends it a signal, named without `SIG`.
     pub fn signal(&self, name: &str) {
         processes::signal(self.pid(), name);

@@ -14,6 +14,7 @@ pub mod attack;
 pub mod raw;
 pub mod upstream;
 pub mod binary;
+pub mod serving;
 pub mod sshd;
 pub mod dropbear;
 pub mod peer;

@@ -269,3 +269,20 @@ fn ci_counts_a_skipped_test_as_a_failed_one() {
         ".ci/run lets tests be skipped"
     );
 }
+
+#[test]
+fn the_committed_description_of_the_control_api_is_the_one_of_the_code() {
+    let said = bridge::control::openapi_text().expect("it is JSON");
+
+    if std::env::var_os("PAPERCLIP_BRIDGE_WRITE_DOCS").is_some() {
+        std::fs::write(root().join("docs/openapi.json"), &said)
+            .expect("the folder of documents can be written");
+    }
+
+    assert!(
+        read("docs/openapi.json") == said,
+        "docs/openapi.json is not what the code says; write it anew with \
+         PAPERCLIP_BRIDGE_WRITE_DOCS=1 cargo test -p paperclip-bridge-tests --test guards"
+    );
+    assert!(said.contains("\"openapi\": \"3.1."));
+}

@@ -15,6 +15,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
+use policy::Token;
+use runners::provider::RelayRoute;
 use runners::ssh::SshPool;
 use runners::{CommandManagedRuntimeRunner, SecretText};
 use tokio::sync::watch;
@@ -37,7 +39,7 @@ use crate::upstream::Upstream;
 pub use opened::{Left, OpenSession};
 pub(crate) use providers::Providers;
 pub use request::{
-    GatewayChoice, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec, TunnelChoice,
+    GatewayChoice, Named, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec, TunnelChoice,
 };
 pub(crate) use standing::{Standing, Tried};
 
@@ -76,6 +78,7 @@ pub struct App {
     pub(crate) providers: Providers,
     pub(crate) leases: Leases,
     bodies: Arc<Budget>,
+    shared: Shared,
 }
 
 impl Default for App {
@@ -85,11 +88,17 @@ impl Default for App {
             providers: Providers::default(),
             leases: Leases::default(),
             bodies: Budget::new(PROCESS_BODY_BYTES),
+            shared: Shared::default(),
         }
     }
 }
 
 impl App {
+    /// The same, with what its sessions have in common.
+    pub(crate) fn sharing(self, shared: Shared) -> Self {
+        Self { shared, ..self }
+    }
+
     /// Checks what can be checked of a target before anything is connected to.
     ///
     /// # Errors
@@ -130,7 +139,7 @@ impl App {
         self.leases.settle().await;
     }
 
-    async fn open_at(&self, request: SessionRequest, place: Place) -> Result<OpenSession, OpenError> {
+    async fn open_at(&self, mut request: SessionRequest, place: Place) -> Result<OpenSession, OpenError> {
         let Place { runner, reach } = place;
         let folder = match &reach {
             Reach::Local | Reach::Ssh(_) => request.state_dir.clone(),
@@ -141,7 +150,8 @@ impl App {
             Some(path) => Some(StateFolder::open(&path).map_err(|error| configuration(&error))?),
             None => None,
         };
-        let mut identity = Identity::choose(&request, state.as_ref(), runner.target())?;
+        let named = request.named.take();
+        let mut identity = Identity::choose(&request, named, state.as_ref(), runner.target())?;
         let ground = Ground {
             request,
             runner,
@@ -207,7 +217,7 @@ impl App {
                 upstream,
                 token: identity.digest,
                 process_bodies: Arc::clone(&self.bodies),
-                shared: Shared::default(),
+                shared: self.shared.clone(),
             },
         );
         let (reporter, mut status) = StatusReporter::new();
@@ -313,15 +323,20 @@ async fn agent_token(
     let Some(token) = &identity.token else {
         return Ok(None);
     };
-    let relay = reach.lease().and_then(|held| held.relay.as_ref());
-    match (listening, relay) {
-        (Listening::Url { .. }, Some(route)) => signing::agent_key(route, token)
+    let relay = match listening {
+        Listening::Url { .. } => reach.lease().and_then(|held| held.relay.as_ref()),
+        Listening::Tcp { .. } | Listening::Unix { .. } => None,
+    };
+    shown(relay, token).await.map(Some)
+}
+
+/// A token as it stands before the listener of a session, which may be a relay's.
+async fn shown(relay: Option<&RelayRoute>, token: &Token) -> Result<SecretText, OpenError> {
+    match relay {
+        Some(route) => signing::agent_key(route, token)
             .await
-            .map(Some)
             .map_err(|why| configuration(&why)),
-        (Listening::Tcp { .. } | Listening::Unix { .. } | Listening::Url { .. }, _) => {
-            Ok(Some(SecretText::new(token.expose())))
-        }
+        None => Ok(SecretText::new(token.expose())),
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+use policy::Token;
 use runners::{CommandManagedRuntimeRunner, SecretText};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -13,8 +14,9 @@ use tunnel::ladder::Attempt;
 use tunnel::{Status, TunnelEnd};
 use uuid::Uuid;
 
+use super::OpenError;
 use super::environment::{Told, variables};
-use crate::placing::Reach;
+use crate::placing::{self, Reach};
 use crate::session::Session;
 use crate::session::state::StateFolder;
 
@@ -22,6 +24,9 @@ use crate::session::state::StateFolder;
 const DRAINING: Duration = Duration::from_secs(5);
 /// The tunnel gets so long to take its listener down; it promises five seconds.
 pub(super) const TAKING_DOWN: Duration = Duration::from_secs(6);
+
+/// The name of the tunnel that ends at a relay.
+const RELAY: &str = "worker";
 
 /// A session that is ready, and everything its owner needs.
 ///
@@ -127,6 +132,34 @@ impl OpenSession {
         }
     }
 
+    /// Told of every change of the ledger and the token; the daemon's own side of it.
+    pub(crate) fn session(&self) -> &Arc<Session> {
+        &self.session
+    }
+
+    /// Whether another token can take the place of the first one: a gateway in the sandbox knows the one that it was
+    /// started with, and no other.
+    pub(crate) fn can_take_token(&self) -> bool {
+        !matches!(self.tunnel, "http2_v1" | placing::QUEUE)
+    }
+
+    /// What the agent shows for a token that is about to become the session's.
+    ///
+    /// # Errors
+    ///
+    /// Why there is none.
+    pub(crate) async fn shown(&self, token: &Token) -> Result<SecretText, OpenError> {
+        let relay = self.reach.lease().and_then(|held| held.relay.as_ref());
+        super::shown(relay.filter(|_| self.tunnel == RELAY), token).await
+    }
+
+    /// Cuts the agent's side at once and takes the listener down; see [`Session::revoke`]. [`Self::close_within`] is
+    /// still to be called, and waits for the outcome of what was dispatched.
+    pub(crate) fn revoke(&self) {
+        self.session.revoke();
+        self.serving.stop.cancel();
+    }
+
     /// Ends the session in order: no new callbacks, those under way get five seconds, the listener on the target is
     /// taken down, which gets five more, and a lease is given back.
     ///
@@ -134,6 +167,15 @@ impl OpenSession {
     ///
     /// [`Left`]: what is left on the target or owed.
     pub async fn close(self) -> Result<(), Left> {
+        self.close_within(DRAINING).await
+    }
+
+    /// The same with another patience for the callbacks under way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::close`].
+    pub(crate) async fn close_within(self, patience: Duration) -> Result<(), Left> {
         let Self {
             session,
             reach,
@@ -142,7 +184,7 @@ impl OpenSession {
             runner,
             ..
         } = self;
-        let open = session.drain(DRAINING).await;
+        let open = session.drain(patience).await;
         serving.stop.cancel();
         let ended = tokio::time::timeout(TAKING_DOWN, &mut serving.task).await;
         drop(runner);

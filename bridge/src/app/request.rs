@@ -7,10 +7,11 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use policy::{Limits, RateLimit, Rules};
+use policy::{Limits, RateLimit, Rules, Token};
 use runners::provider::ProviderSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use uuid::Uuid;
 
 use crate::secrets::{LiveSecret, Secrets};
 use crate::upstream::UpstreamSettings;
@@ -111,9 +112,20 @@ pub enum GatewayChoice {
     Script(PathBuf),
 }
 
+/// A session's name and token, where whoever asks for it has chosen them already.
+#[derive(Debug)]
+pub struct Named {
+    /// Its name, here and on the target.
+    pub id: Uuid,
+    /// What its agent will show.
+    pub token: Token,
+}
+
 /// What a session shall be.
 #[derive(Debug)]
 pub struct SessionRequest {
+    /// `None`: both are made when it is opened.
+    pub named: Option<Named>,
     /// Where the agent runs.
     pub target: TargetSpec,
     /// The Paperclip API.

@@ -131,7 +131,7 @@ impl Standing {
     pub(crate) async fn try_tunnel(&mut self, app: &App, tunnel: TunnelChoice) -> Result<Tried, OpenError> {
         self.ground.request.tunnel = tunnel;
         let ground = &self.ground;
-        let identity = Identity::choose(&ground.request, None, ground.runner.target())?;
+        let identity = Identity::choose(&ground.request, None, None, ground.runner.target())?;
         let begun = app.begin(ground, &identity).await?;
         Ok(Tried {
             begun,

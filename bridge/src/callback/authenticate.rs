@@ -9,6 +9,7 @@ use tunnel::CallerProof;
 
 use super::accept::{Arrived, NamedHost};
 use super::refusal::Refusal;
+use crate::session::Session;
 
 /// A callback whose caller holds the session's token.
 #[derive(Debug)]
@@ -45,10 +46,16 @@ pub(crate) fn session(arrived: Arrived) -> Result<Caller, Refusal> {
 fn token(arrived: &Arrived) -> Result<(), Refusal> {
     let mut authorizations = arrived.headers.get_all(header::AUTHORIZATION).iter();
     let known = match (authorizations.next(), authorizations.next()) {
-        (Some(value), None) => {
-            bearer(value.as_bytes()).is_some_and(|token| arrived.session.owns_token(token))
-        }
+        (Some(value), None) => bearer(value.as_bytes()).is_some_and(|token| owned(&arrived.session, token)),
         (None, _) | (Some(_), Some(_)) => false,
     };
     known.then_some(()).ok_or(Refusal::InvalidToken)
+}
+
+fn owned(session: &Session, token: &[u8]) -> bool {
+    let owned = session.owns_token(token);
+    if !owned && let Some(observer) = session.observer() {
+        observer.wrong_token(session.id, token);
+    }
+    owned
 }

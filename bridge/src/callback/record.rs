@@ -15,6 +15,7 @@ use super::answer::AnswerBody;
 use super::read::CallbackRequest;
 use super::refusal::Refusal;
 use crate::session::Session;
+use crate::session::observer;
 use crate::telemetry::metrics::{Class, Seen};
 
 /// What is known of a callback so far.
@@ -120,6 +121,21 @@ impl Record {
                 took,
                 answer_bytes: self.answer_bytes,
                 broken: broken.is_some(),
+            });
+        }
+        if let Some(observer) = self.session.observer() {
+            observer.callback(observer::Seen {
+                session: self.session.id,
+                run_id: self.session.run_id.to_str().unwrap_or_default(),
+                request_id: self.request_id,
+                method: self.method.as_str(),
+                path: &self.path,
+                rule: self.rule.as_ref().map_or("", RuleId::as_str),
+                verdict,
+                status: self.status,
+                code: self.code,
+                answer_bytes: self.answer_bytes,
+                duration: took,
             });
         }
         tracing::info!(

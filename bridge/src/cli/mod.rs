@@ -18,11 +18,16 @@ mod run;
 mod open;
 mod host;
 mod opening;
-mod options;
-mod provider_options;
-mod secrets;
+pub(crate) mod options;
+pub(crate) mod provider_options;
+pub(crate) mod secrets;
 pub mod target;
-mod policies;
+pub(crate) mod policies;
+mod control;
+mod serve;
+mod sessions;
+mod asking;
+mod tail;
 mod envelope;
 mod providers;
 mod probe;
@@ -100,6 +105,20 @@ enum Command {
     Probe(probe::ProbeArguments),
     /// Serve one session for a gateway that somebody else started
     Host(Box<host::HostArguments>),
+    /// Serve many sessions, made and ended through a control API
+    #[command(after_help = exit::EXIT_CODES)]
+    Serve(serve::ServeArguments),
+    /// Make, list and end the sessions of a daemon
+    #[command(subcommand)]
+    Sessions(sessions::SessionsCommand),
+    /// Show a daemon as a whole
+    Status(asking::StatusArguments),
+    /// Say what became of a callback of a daemon's sessions
+    Outcome(asking::OutcomeArguments),
+    /// End a daemon in order, as SIGTERM does
+    Drain(asking::DrainArguments),
+    /// Show what happens in a daemon as it happens
+    Tail(tail::TailArguments),
     /// Check, explain and test policies
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
@@ -199,6 +218,12 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Open(arguments) => open::open(app, arguments).await,
         Command::Probe(arguments) => probe::probe(app, arguments).await,
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
+        Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await,
+        Command::Sessions(command) => sessions::run(app, command).await,
+        Command::Status(arguments) => asking::status(&arguments).await,
+        Command::Outcome(arguments) => asking::outcome(&arguments).await,
+        Command::Drain(arguments) => asking::drain(&arguments).await,
+        Command::Tail(arguments) => tail::tail(&arguments).await,
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,
         Command::Envelope(command) => envelope::run(&command),

@@ -6,15 +6,14 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use clap::Args;
-use serde_json::json;
-use tunnel::ladder::Attempt;
 
 use crate::app::{App, OpenSession};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::opening;
 use crate::cli::options::SessionOptions;
 use crate::cli::signals::Signals;
-use crate::cli::stdio::{Stdin, print, print_json};
+use crate::cli::stdio::{Stdin, as_value, print, print_json};
+use crate::daemon::Opened;
 
 /// Arguments of `open`.
 #[derive(Args, Debug)]
@@ -50,7 +49,8 @@ async fn serve(
     signals: &mut Signals,
 ) -> Result<(), Failure> {
     if arguments.json {
-        print_json(&as_json(session))?
+        // The token goes out here and in `exports`, to whoever asked for the session, and nowhere else.
+        print_json(&as_value(&Opened::of(session))?)?
     } else {
         print(&exports(&session.environment()))?
     }
@@ -81,37 +81,8 @@ async fn serve(
     }
 }
 
-/// The token goes out here and in [`exports`], to whoever asked for the session, and nowhere else.
-fn as_json(session: &OpenSession) -> serde_json::Value {
-    json!({
-        "session": session.id.to_string(),
-        "url": session.url,
-        // Where a predecessor of this process gave it out, only its agent knows it.
-        "token": session.token.as_ref().map(runners::SecretText::expose),
-        "tunnel": session.tunnel,
-        "lease": session.lease(),
-        "ladder": ladder(&session.ladder),
-        "env": session.environment(),
-    })
-}
-
-/// What was tried before the tunnel that was taken.
-fn ladder(attempts: &[Attempt]) -> Vec<serde_json::Value> {
-    attempts
-        .iter()
-        .map(|attempt| {
-            json!({
-                "tunnel": attempt.tunnel,
-                "ms": u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
-                "reason": attempt.reason,
-                "detail": attempt.detail,
-            })
-        })
-        .collect()
-}
-
 /// Lines for a POSIX shell to `eval`.
-fn exports(environment: &BTreeMap<String, String>) -> String {
+pub(super) fn exports(environment: &BTreeMap<String, String>) -> String {
     let mut lines = String::new();
     for (name, value) in environment {
         // A `String` takes every write.

@@ -161,6 +161,11 @@ impl ShellName {
 }
 
 impl UpstreamOptions {
+    /// The reference, unless it is the usual one, which a daemon takes by itself.
+    pub(crate) fn credential_given(&self) -> Option<String> {
+        Some(self.credential.as_str().to_owned()).filter(|given| given != config::DEFAULT_CREDENTIAL)
+    }
+
     /// The upstream in force.
     pub(crate) fn settings(&self) -> Result<UpstreamSettings, Failure> {
         let choice = config::upstream(self.upstream.as_deref(), &config::environment);
@@ -179,7 +184,7 @@ impl UpstreamOptions {
     }
 
     /// What reads every secret of the session.
-    fn secrets(&self) -> Secrets {
+    pub(crate) fn secrets(&self) -> Secrets {
         self.secrets.secrets()
     }
 }
@@ -191,7 +196,15 @@ impl SessionOptions {
     ///
     /// Code 2 for options that contradict the target, code 3 for what is missing or wrong.
     pub(crate) fn request(&self) -> Result<SessionRequest, Failure> {
-        let secrets = self.upstream.secrets();
+        self.request_with(self.upstream.secrets())
+    }
+
+    /// The same, with the secrets read by whoever is given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::request`].
+    pub(crate) fn request_with(&self, secrets: Secrets) -> Result<SessionRequest, Failure> {
         let credential = secrets.live(&self.upstream.credential);
         let target = self.target_with_options(secrets)?;
         let upstream = self.upstream.settings()?;
@@ -201,6 +214,7 @@ impl SessionOptions {
             sizes.max_body = bytes;
         }
         Ok(SessionRequest {
+            named: None,
             target,
             upstream,
             credential,
@@ -336,7 +350,7 @@ impl SshOptions {
     }
 }
 
-fn gateway(text: &str) -> Result<GatewayChoice, String> {
+pub(crate) fn gateway(text: &str) -> Result<GatewayChoice, String> {
     let choice = match text.strip_prefix("node:") {
         _ if text == "builtin" => return Ok(GatewayChoice::Builtin),
         Some(path) => GatewayChoice::Script(PathBuf::from(path)),
@@ -376,7 +390,7 @@ pub(crate) fn run_id(text: &str) -> Result<String, String> {
 /// `sun_path` holds 108 bytes with its final NUL.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
-fn socket_path(text: &str) -> Result<PathBuf, String> {
+pub(crate) fn socket_path(text: &str) -> Result<PathBuf, String> {
     if !text.starts_with('/') || text.len() > MAX_SOCKET_PATH_BYTES || text.contains(char::is_control) {
         return Err(format!(
             "must be an absolute path of at most {MAX_SOCKET_PATH_BYTES} bytes without control characters"

@@ -12,18 +12,18 @@ use policy::{FileLimits, Mistakes, PackChoice, PolicyFile, Rules};
 use serde_json::json;
 
 use crate::cli::exit::{Exit, Failure, write_lines};
-use crate::cli::stdio::{print, print_json};
+use crate::cli::stdio::{as_value, print, print_json};
 
 /// Which policy.
 #[derive(Args, Debug)]
 pub(crate) struct PolicyOptions {
     /// Policy file: what to allow and to deny beside the pack
     #[arg(long = "policy", value_name = "FILE")]
-    file: Option<PathBuf>,
+    pub(crate) file: Option<PathBuf>,
 
     /// Routes of a Paperclip release to start from, or `none` [default: the file's, else the newest]
     #[arg(long, value_name = "NAME", value_parser = pack)]
-    pack: Option<PackChoice>,
+    pub(crate) pack: Option<PackChoice>,
 }
 
 /// A policy that can be used.
@@ -66,9 +66,17 @@ impl fmt::Display for PolicyOptions {
     }
 }
 
-fn pack(name: &str) -> Result<PackChoice, String> {
+pub(crate) fn pack(name: &str) -> Result<PackChoice, String> {
     PackChoice::named(name)
         .ok_or_else(|| format!("there is no such pack; one of {}", PackChoice::names().join(", ")))
+}
+
+/// The name by which `--pack` takes it.
+pub(crate) fn pack_name(pack: PackChoice) -> String {
+    match pack {
+        PackChoice::Pack(pack) => pack.name().to_owned(),
+        PackChoice::Empty => "none".to_owned(),
+    }
 }
 
 /// Largest policy or case file; a thousand rules need a fraction of it.
@@ -273,11 +281,6 @@ fn test(path: &Path, policy: &PolicyOptions, json: bool) -> Result<Exit, Failure
         print(&text)?;
     }
     Ok(if failed == 0 { Exit::Ok } else { Exit::Failed })
-}
-
-fn as_value(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
-    serde_json::to_value(value)
-        .map_err(|error| Failure::new(Exit::Failed, "cannot write JSON").because(error))
 }
 
 /// Text that came from a file or the command line, fit for a terminal.

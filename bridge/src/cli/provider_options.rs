@@ -67,6 +67,28 @@ impl ScopeOptions {
 }
 
 impl ProviderOptions {
+    /// Nothing at all.
+    pub(crate) const fn none() -> Self {
+        Self {
+            provider_config: None,
+            provider: Vec::new(),
+        }
+    }
+
+    /// Fields that have been put together already.
+    pub(crate) fn of_fields(fields: &Map<String, Value>) -> Self {
+        Self {
+            provider_config: None,
+            provider: fields
+                .iter()
+                .map(|(key, value)| Field {
+                    path: vec![key.clone()],
+                    value: value.clone(),
+                })
+                .collect(),
+        }
+    }
+
     pub(crate) fn are_given(&self) -> bool {
         self.provider_config.is_some() || !self.provider.is_empty()
     }

@@ -11,7 +11,7 @@ use crate::config::{self, spelled::duration};
 use crate::secrets::{LiveSecret, SecretSettings, Secrets};
 
 /// The options of secrets.
-#[derive(Args, Clone, Copy, Debug)]
+#[derive(Args, Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct SecretOptions {
     /// A secret of another machine (aws-sm:) is read again after so long, such as 30s or 5m
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = lifetime)]
@@ -20,6 +20,16 @@ pub(crate) struct SecretOptions {
     /// It serves so much longer while its place cannot be asked; then calls are refused with 503
     #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = lifetime)]
     secrets_max_stale: Duration,
+}
+
+impl Default for SecretOptions {
+    fn default() -> Self {
+        let SecretSettings { cache_ttl, max_stale } = SecretSettings::default();
+        Self {
+            secrets_cache_ttl: cache_ttl,
+            secrets_max_stale: max_stale,
+        }
+    }
 }
 
 impl SecretOptions {

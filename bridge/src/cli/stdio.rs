@@ -41,6 +41,16 @@ pub(crate) fn print_json(value: &serde_json::Value) -> Result<(), Failure> {
     print(&format!("{value}\n"))
 }
 
+/// A value of ours as JSON.
+///
+/// # Errors
+///
+/// Code 1 where it cannot be written so, which none of ours is.
+pub(crate) fn as_value(value: &impl serde::Serialize) -> Result<serde_json::Value, Failure> {
+    serde_json::to_value(value)
+        .map_err(|error| Failure::new(Exit::Failed, "cannot write JSON").because(error))
+}
+
 /// Says something to the operator outside of the log. Errors are of no use: it is the last place to say them.
 pub fn complain(text: &str) {
     let _ = writeln!(io::stderr().lock(), "paperclip-bridge: {text}");

@@ -100,6 +100,7 @@ fn request(
     let upstream = UpstreamSettings::parse(&format!("http://{}", api.address), None)
         .map_err(|error| DemoError::Configuration(error.to_string()))?;
     Ok(SessionRequest {
+        named: None,
         target: TargetSpec::Ssh(SshTarget {
             host: sandbox.address.ip().to_string(),
             user: Some(sandbox::USER.to_owned()),

@@ -7,7 +7,7 @@ use policy::{Token, TokenDigest};
 use uuid::Uuid;
 
 use super::state::{SessionRecord, StateFolder};
-use crate::app::{OpenError, SessionRequest, TunnelChoice};
+use crate::app::{Named, OpenError, SessionRequest, TunnelChoice};
 use crate::placing;
 
 /// Who the session is, on the target and to its agent.
@@ -25,6 +25,7 @@ impl Identity {
     /// A new one, or that of the predecessor where its gateway may still be standing on the same target.
     pub(crate) fn choose(
         request: &SessionRequest,
+        named: Option<Named>,
         state: Option<&StateFolder>,
         target: &str,
     ) -> Result<Self, OpenError> {
@@ -58,7 +59,15 @@ impl Identity {
                 predecessor,
             });
         }
-        Self::fresh(predecessor)
+        match named {
+            Some(Named { id, token }) => Ok(Self {
+                session: id,
+                digest: token.digest(),
+                token: Some(token),
+                predecessor,
+            }),
+            None => Self::fresh(predecessor),
+        }
     }
 
     /// A new one, in place of a predecessor's that cannot be gone on with.
@@ -67,10 +76,7 @@ impl Identity {
     }
 
     fn fresh(predecessor: Option<SessionRecord>) -> Result<Self, OpenError> {
-        let mut random = [0_u8; 24];
-        getrandom::fill(&mut random)
-            .map_err(|error| OpenError::Configuration(format!("no randomness for a token: {error}")))?;
-        let token = Token::from_random(random);
+        let token = fresh_token().map_err(OpenError::Configuration)?;
         Ok(Self {
             session: Uuid::now_v7(),
             digest: token.digest(),
@@ -99,4 +105,15 @@ impl Identity {
     pub(crate) fn resumes(&self) -> bool {
         self.token.is_none()
     }
+}
+
+/// A token that nobody has seen.
+///
+/// # Errors
+///
+/// One line: the system has no randomness for us.
+pub(crate) fn fresh_token() -> Result<Token, String> {
+    let mut random = [0_u8; 24];
+    getrandom::fill(&mut random).map_err(|error| format!("no randomness for a token: {error}"))?;
+    Ok(Token::from_random(random))
 }

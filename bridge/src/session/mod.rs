@@ -1,7 +1,7 @@
 //! A session: one agent run's bridge, with all that its callbacks are held against.
 //!
 //! Here: [`Session`] (token, policy, limits, budgets, ledger) and [`Session::callbacks`], by which a tunnel serves it.
-//! Not here: how it is opened (`app.rs`), how a callback is answered (`callback/`).
+//! Not here: how it is opened (`app/`), how a callback is answered (`callback/`), what a daemon keeps of it (`daemon/`).
 
 pub mod budget;
 pub mod ledger;
@@ -9,11 +9,13 @@ pub mod rates;
 pub(crate) mod target;
 pub(crate) mod state;
 pub(crate) mod identity;
+pub(crate) mod observer;
 
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwapOption;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
@@ -29,6 +31,7 @@ use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use budget::Budget;
 use ledger::Ledger;
+use observer::Observer;
 use rates::SessionRates;
 
 /// Callbacks of one session at the same time.
@@ -53,7 +56,7 @@ pub struct Session {
     /// The Paperclip API.
     pub upstream: Upstream,
     /// What became of dispatched unsafe callbacks.
-    pub ledger: Ledger,
+    pub ledger: Arc<Ledger>,
     /// Bytes of bodies held.
     pub bodies: Arc<Budget>,
     /// Places for callbacks under way.
@@ -62,7 +65,8 @@ pub struct Session {
     pub(crate) rate: Option<DefaultDirectRateLimiter>,
     /// Where its callbacks are counted beside others'.
     pub(crate) shared: Shared,
-    token: TokenDigest,
+    /// `None` once it is void.
+    token: ArcSwapOption<TokenDigest>,
     /// Cancelled once no new callback is taken.
     pub(crate) draining: CancellationToken,
     /// Cancelled to cut every stream.
@@ -103,6 +107,8 @@ pub struct Shared {
     pub rates: Option<SessionRates>,
     /// Unsafe callbacks without an `Idempotency-Key` get one.
     pub minting: Option<Arc<Minting>>,
+    /// Told of what happens in them, where somebody wants to know.
+    pub(crate) observer: Option<Arc<dyn Observer>>,
 }
 
 /// Which unsafe callbacks get an `Idempotency-Key` of ours where they bring none: those whose upstream honours it.
@@ -137,12 +143,12 @@ impl Session {
             rules: parts.rules,
             limits: parts.limits,
             upstream: parts.upstream,
-            ledger: Ledger::default(),
+            ledger: Arc::default(),
             bodies: Budget::within(parts.process_bodies, SESSION_BODY_BYTES),
             places: Arc::new(Semaphore::new(CONCURRENCY)),
             rate: parts.rate.and_then(limiter),
             shared: parts.shared,
-            token: parts.token,
+            token: ArcSwapOption::from_pointee(parts.token),
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),
@@ -163,7 +169,28 @@ impl Session {
     /// Whether a presented bearer token is this session's. Constant time.
     #[must_use]
     pub fn owns_token(&self, presented: &[u8]) -> bool {
-        self.token.matches(presented)
+        self.token
+            .load()
+            .as_ref()
+            .is_some_and(|digest| digest.matches(presented))
+    }
+
+    /// From now on another token is this session's; the one before is void, also on connections that stand.
+    pub(crate) fn takes_token(&self, digest: TokenDigest) {
+        self.token.store(Some(Arc::new(digest)));
+    }
+
+    /// Ends it for its agent at once: the token is void, new bytes are refused and every caller is cut. A dispatched
+    /// unsafe callback runs on to its deadline, so that the ledger learns its outcome; [`Self::drain`] waits for it.
+    pub(crate) fn revoke(&self) {
+        self.token.store(None);
+        self.draining.cancel();
+        self.cut.cancel();
+    }
+
+    /// Who is told, if anybody is.
+    pub(crate) fn observer(&self) -> Option<&dyn Observer> {
+        self.shared.observer.as_deref()
     }
 
     /// What a tunnel calls for each stream of this session.

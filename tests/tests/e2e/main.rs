@@ -31,6 +31,7 @@ mod provider_targets;
 mod environment;
 mod secrets;
 mod probe;
+mod daemon;
 
 use paperclip_bridge_tests::sshd;
 

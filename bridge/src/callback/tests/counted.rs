@@ -12,7 +12,7 @@ fn shared(rates: &Arc<RateTable>, metrics: &Arc<Metrics>) -> Shared {
     Shared {
         metrics: Some(Arc::clone(metrics)),
         rates: Some(SessionRates::new(Arc::clone(rates), Uuid::now_v7(), ids)),
-        minting: None,
+        ..Shared::default()
     }
 }
 

@@ -1,0 +1,163 @@
+//! `paperclip-bridge serve`: many sessions, made and ended through a control API.
+//!
+//! Here: where it listens and keeps what it keeps, the line that says so, and its end in order. Not here: sessions
+//! (`daemon/`), what is answered (`control/`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::cli::control::{ControlAddress, address, chosen};
+use crate::cli::exit::{Exit, Failure};
+use crate::cli::secrets::SecretOptions;
+use crate::cli::signals::Signals;
+use crate::cli::stdio::{print, print_json};
+use crate::config;
+use crate::control::{self, Control, Ops};
+use crate::daemon::{Daemon, DaemonSettings};
+use crate::session::state::own_folder;
+
+/// Beyond the time that callbacks get, what taking down listeners and giving back leases may need.
+const TAKING_DOWN: Duration = Duration::from_secs(10);
+
+/// Arguments of `serve`.
+#[derive(Args, Debug)]
+pub(crate) struct ServeArguments {
+    /// Configuration file; without one, requests of our own user bring what they need
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Folder of what outlives the process [default: $STATE_DIRECTORY, else $XDG_STATE_HOME/paperclip-bridge]
+    #[arg(long, value_name = "DIR")]
+    state_dir: Option<PathBuf>,
+
+    /// Where the control API listens, as `unix:PATH` [default: unix:$RUNTIME_DIRECTORY/control.sock, else
+    /// unix:$XDG_RUNTIME_DIR/paperclip-bridge/control.sock]
+    #[arg(long, value_name = "ADDRESS", value_parser = address)]
+    control: Option<ControlAddress>,
+
+    /// Where /healthz, /readyz and /metrics are answered; port 0 takes a free one
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4409")]
+    ops: SocketAddr,
+
+    /// User that may use the control API beside our own, by its number; may be repeated
+    #[arg(long, value_name = "UID")]
+    allow_uid: Vec<u32>,
+
+    /// Callbacks under way get so long when the daemon ends
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::cli::options::duration)]
+    drain_timeout: Duration,
+
+    #[command(flatten)]
+    secrets: SecretOptions,
+
+    /// Say in one line of JSON where it listens
+    #[arg(long)]
+    json: bool,
+}
+
+/// Serves until it is told to end.
+///
+/// # Errors
+///
+/// Code 3 for places that cannot be used; 1 where it was forced to end, or could not end in order.
+pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
+    let mut signals = Signals::listen()?;
+    let settings = arguments.settings()?;
+    let control = Control::bind(&settings.control, settings.allow_uids.clone())
+        .await
+        .map_err(unusable)?;
+    let ops = Ops::bind(settings.ops).await.map_err(unusable)?;
+    arguments.tell(&control, &ops)?;
+    let drain = settings.drain;
+    let daemon = Daemon::new(settings, arguments.secrets.secrets());
+    let stop = CancellationToken::new();
+    let listeners = TaskTracker::new();
+    listeners.spawn(control.serve(control::router(Arc::clone(&daemon)), stop.clone()));
+    listeners.spawn(ops.serve(Arc::clone(&daemon), stop.clone()));
+    listeners.close();
+    tokio::select! {
+        ending = signals.next() => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),
+        () = daemon.drain_asked() => tracing::info!("ending in order, as was asked; a signal forces"),
+    }
+    daemon.begin_drain();
+    let ended = tokio::select! {
+        ended = tokio::time::timeout(drain + TAKING_DOWN, daemon.drained()) => {
+            ended.map_err(|_| "sessions were not closed in time; what they left on their targets ends by itself")
+        }
+        ending = signals.next() => {
+            tracing::warn!(signal = ending.number(), "ending at once");
+            Err("the daemon was forced to end; what its sessions left on their targets ends by itself")
+        }
+    };
+    stop.cancel();
+    listeners.wait().await;
+    match ended {
+        Ok(()) => {
+            daemon.settle().await;
+            Ok(Exit::Ok)
+        }
+        Err(why) => Err(Failure::new(Exit::Failed, why)),
+    }
+}
+
+impl ServeArguments {
+    fn settings(&self) -> Result<DaemonSettings, Failure> {
+        if self.config.is_some() {
+            return Err(Failure::new(
+                Exit::Configuration,
+                "this version serves without a configuration file only; leave --config out",
+            ));
+        }
+        let state_dir = self.state_dir()?;
+        own_folder(&state_dir).map_err(|error| unusable(error.to_string()))?;
+        let ControlAddress(control) = chosen(self.control.as_ref(), &config::environment)?;
+        let mut settings = DaemonSettings::new(state_dir, control, self.ops);
+        settings.allow_uids.clone_from(&self.allow_uid);
+        settings.drain = self.drain_timeout;
+        Ok(settings)
+    }
+
+    fn state_dir(&self) -> Result<PathBuf, Failure> {
+        let named = self.state_dir.as_ref().map(std::path::absolute).transpose();
+        let named = named.map_err(|error| unusable(format!("the folder of --state-dir: {error}")))?;
+        named
+            .or_else(|| state_directory(&config::environment))
+            .or_else(|| config::state_folder(&config::environment))
+            .ok_or_else(|| {
+                unusable(
+                    "there is no folder for what outlives the process: neither STATE_DIRECTORY, XDG_STATE_HOME nor HOME \
+                     is an absolute path"
+                        .to_owned(),
+                )
+                .hint("name one with --state-dir DIR")
+            })
+    }
+
+    fn tell(&self, control: &Control, ops: &Ops) -> Result<(), Failure> {
+        let (control, ops, pid) = (control.address(), ops.address().to_string(), std::process::id());
+        if self.json {
+            return print_json(&json!({ "ops": ops, "control": control, "pid": pid }));
+        }
+        print(&format!(
+            "control API on {control}, health on http://{ops}/readyz\n"
+        ))
+    }
+}
+
+/// The first of the folders that a service manager made for us.
+fn state_directory(environment: &dyn Fn(&str) -> Option<String>) -> Option<PathBuf> {
+    environment("STATE_DIRECTORY")
+        .and_then(|paths| paths.split(':').next().map(PathBuf::from))
+        .filter(|path| path.is_absolute())
+}
+
+fn unusable(why: String) -> Failure {
+    Failure::new(Exit::Configuration, why)
+}

@@ -1,0 +1,141 @@
+//! The daemon as a whole over the control API: status, outcomes, cleaning up and its end.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse as _, Response};
+use http::{HeaderValue, StatusCode, header};
+use serde::Deserialize;
+use serde_json::Value;
+use utoipa::IntoParams;
+use uuid::Uuid;
+
+use super::problem::Problem;
+use super::sessions::{query, query_problem};
+use crate::daemon::{Daemon, Drained, Reaped, StatusShown, count};
+
+/// Where to look for an outcome.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Where {
+    /// Only in this session; needed for `key:`, which callers of two sessions may share.
+    session: Option<Uuid>,
+}
+
+/// Whether to wait.
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct WaitingForEnd {
+    /// The answer comes once every session is closed.
+    #[serde(default)]
+    wait: bool,
+}
+
+/// Shows the daemon as a whole.
+#[utoipa::path(
+    get, path = "/v1/status", tag = "daemon",
+    responses((status = 200, description = "The daemon.", body = StatusShown))
+)]
+pub(super) async fn status(State(daemon): State<Arc<Daemon>>) -> Json<StatusShown> {
+    Json(daemon.status())
+}
+
+/// Says what became of a dispatched unsafe callback.
+#[utoipa::path(
+    get, path = "/v1/outcomes/{id}", tag = "daemon",
+    params(("id" = String, Path, description = "The request id of an answer, or `key:` and the caller's Idempotency-Key."), Where),
+    responses(
+        (status = 200, description = "As `/_bridge/outcome/ID` tells it, with the session.", body = Object),
+        (status = 400, description = "`key:` without a session.", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Nothing is known of it.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn outcome(
+    State(daemon): State<Arc<Daemon>>,
+    Path(id): Path<String>,
+    place: Result<Query<Where>, QueryRejection>,
+) -> Result<Json<Value>, Problem> {
+    let place = query(place)?;
+    if id.starts_with("key:") && place.session.is_none() {
+        return Err(query_problem(
+            "session: name the session as well; callers of two sessions may have used one key",
+        ));
+    }
+    let found = daemon
+        .sessions()
+        .into_iter()
+        .rev()
+        .filter(|entry| place.session.is_none_or(|session| session == entry.id()))
+        .find_map(|entry| Some((entry.id(), entry.ledger()?.look_up(&id)?)));
+    let unknown = || {
+        Problem::new(
+            StatusCode::NOT_FOUND,
+            "outcome_unknown",
+            "nothing is known of such a callback; only unsafe ones that were dispatched are written down",
+        )
+    };
+    let (session, entry) = found.ok_or_else(unknown)?;
+    let mut told = serde_json::to_value(entry).map_err(|error| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "failed",
+            format!("the outcome cannot be written: {error}"),
+        )
+    })?;
+    if let Value::Object(fields) = &mut told {
+        fields.insert("session".to_owned(), Value::String(session.to_string()));
+    }
+    Ok(Json(told))
+}
+
+/// Forgets sessions that have ended, and tries now to give back what earlier processes left at providers.
+#[utoipa::path(
+    post, path = "/v1/reap", tag = "daemon",
+    responses(
+        (status = 200, description = "What was cleaned up.", body = Reaped),
+        (status = 500, description = "The book of leases cannot be used.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn reap(State(daemon): State<Arc<Daemon>>) -> Result<Json<Reaped>, Problem> {
+    let failed = |why: String| Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "book_unusable", why);
+    daemon.reap().await.map(Json).map_err(failed)
+}
+
+/// Ends the daemon in order, as SIGTERM does: no new sessions, callbacks under way may end, sessions are closed.
+#[utoipa::path(
+    post, path = "/v1/drain", tag = "daemon", params(WaitingForEnd),
+    responses((status = 202, description = "It ends.", body = Drained))
+)]
+pub(super) async fn drain(
+    State(daemon): State<Arc<Daemon>>,
+    waiting: Result<Query<WaitingForEnd>, QueryRejection>,
+) -> Result<Response, Problem> {
+    let waiting = query(waiting)?;
+    daemon.begin_drain();
+    if waiting.wait {
+        daemon.drained().await;
+    }
+    let left = count(daemon.living());
+    Ok((StatusCode::ACCEPTED, Json(Drained { left })).into_response())
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "daemon",
+    responses((status = 200, description = "OpenAPI 3.1.", body = Object))
+)]
+pub(super) async fn document() -> Result<Response, Problem> {
+    let text = super::openapi_text().map_err(|error| {
+        Problem::new(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "failed",
+            format!("the document cannot be written: {error}"),
+        )
+    })?;
+    let json = [(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))];
+    Ok((json, text).into_response())
+}

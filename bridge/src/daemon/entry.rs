@@ -1,0 +1,240 @@
+//! One session as the daemon keeps it, from its beginning to a day after its end.
+//!
+//! Here: [`Entry`]: what it was asked to be, where it stands, and how its task is spoken to. Not here: the task
+//! (`life.rs`).
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+use super::asked::Kept;
+use super::events::Events;
+use super::shown::{Opened, Rung, SessionShown, time};
+use super::state::{Ending, SessionState, Standing};
+use crate::session::ledger::Ledger;
+
+/// The variable of the token, which is shown once.
+const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
+/// Orders that wait for a session's task.
+pub(super) const ORDERS: usize = 4;
+
+/// What a session's task can be asked to do.
+#[derive(Debug)]
+pub(crate) enum Order {
+    /// Another token takes the place of the one that holds.
+    Rotate(oneshot::Sender<Result<String, RotateError>>),
+}
+
+/// Why a session did not take another token.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum RotateError {
+    /// It is being opened, or is over.
+    #[error("a session that is {} has no token to change", .0.name())]
+    NotOpen(SessionState),
+    /// Its gateway knows the first one only.
+    #[error(
+        "the gateway of a session over {0} knows the token that it was started with; revoke this session and make a new one"
+    )]
+    Gateway(&'static str),
+    /// There is none to be had.
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// What is known once it is open.
+#[derive(Debug)]
+struct Facts {
+    url: String,
+    tunnel: String,
+    lease: Option<String>,
+    ladder: Vec<Rung>,
+    /// Without the token.
+    env: BTreeMap<String, String>,
+    ledger: Arc<Ledger>,
+}
+
+/// One session.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) kept: Kept,
+    standing: watch::Sender<Standing>,
+    ending: watch::Sender<Option<Ending>>,
+    heard: Mutex<Instant>,
+    facts: OnceLock<Facts>,
+    orders: mpsc::Sender<Order>,
+    events: Arc<Events>,
+}
+
+impl Entry {
+    pub(super) fn new(kept: Kept, events: Arc<Events>) -> (Arc<Self>, mpsc::Receiver<Order>) {
+        let (orders, taken) = mpsc::channel(ORDERS);
+        let standing = Standing::new(SessionState::Starting, None, None);
+        let entry = Arc::new(Self {
+            kept,
+            standing: watch::Sender::new(standing),
+            ending: watch::Sender::new(None),
+            heard: Mutex::new(Instant::now()),
+            facts: OnceLock::new(),
+            orders,
+            events,
+        });
+        entry.tell();
+        (entry, taken)
+    }
+
+    pub(crate) fn id(&self) -> Uuid {
+        self.kept.session
+    }
+
+    pub(crate) fn state(&self) -> SessionState {
+        self.standing.borrow().state
+    }
+
+    pub(crate) fn standing(&self) -> Standing {
+        self.standing.borrow().clone()
+    }
+
+    /// Told of every change.
+    pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
+        self.standing.subscribe()
+    }
+
+    /// It stands elsewhere now; nothing happens where it stands so already, or has ended.
+    pub(super) fn stands(&self, now: Standing) {
+        let changed = self.standing.send_if_modified(|standing| {
+            let same = standing.state == now.state && standing.reason == now.reason;
+            let over = standing.state == SessionState::Ended;
+            let back = standing.state == SessionState::Draining && now.state != SessionState::Ended;
+            let changes = !same && !over && !back;
+            if changes {
+                *standing = now;
+            }
+            changes
+        });
+        if changed {
+            self.tell();
+        }
+    }
+
+    fn tell(&self) {
+        let standing = self.standing();
+        tracing::info!(
+            session = %self.id(),
+            run = self.kept.run_id,
+            state = standing.state.name(),
+            reason = standing.reason.unwrap_or_default(),
+            detail = standing.detail.as_deref().unwrap_or_default(),
+            "session"
+        );
+        self.events.stands(self.id(), &self.kept.run_id, &standing);
+    }
+
+    /// It shall end. A wish that cuts wins over one that does not; otherwise the first one stays.
+    pub(crate) fn end(&self, ending: Ending) {
+        self.ending.send_if_modified(|wished| {
+            let stronger = wished
+                .as_ref()
+                .is_none_or(|before| ending.cuts() && !before.cuts());
+            if stronger {
+                *wished = Some(ending);
+            }
+            stronger
+        });
+    }
+
+    /// Told of the wish that it end.
+    pub(super) fn ending(&self) -> watch::Receiver<Option<Ending>> {
+        self.ending.subscribe()
+    }
+
+    /// Its owner was heard of.
+    pub(crate) fn beat(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+    }
+
+    /// When its owner was heard of last.
+    pub(super) fn heard(&self) -> Instant {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It is open.
+    pub(super) fn opened(&self, opened: &Opened, ledger: Arc<Ledger>) {
+        let mut env = opened.env.clone();
+        env.remove(TOKEN_VARIABLE);
+        // Once in its life.
+        let _first = self.facts.set(Facts {
+            url: opened.url.clone().unwrap_or_default(),
+            tunnel: opened.tunnel.clone().unwrap_or_default(),
+            lease: opened.lease.clone(),
+            ladder: opened.ladder.clone(),
+            env,
+            ledger,
+        });
+    }
+
+    /// What its agent's process is given, without the token; `None` while it is being opened.
+    pub(crate) fn environment(&self) -> Option<&BTreeMap<String, String>> {
+        self.facts.get().map(|facts| &facts.env)
+    }
+
+    /// What became of its dispatched unsafe callbacks; `None` while it is being opened.
+    pub(crate) fn ledger(&self) -> Option<&Ledger> {
+        self.facts.get().map(|facts| facts.ledger.as_ref())
+    }
+
+    /// Gives it another token. What its agent shows from now on.
+    ///
+    /// # Errors
+    ///
+    /// [`RotateError`]; the token before holds on.
+    pub(crate) async fn rotate(&self) -> Result<String, RotateError> {
+        let over = || RotateError::NotOpen(self.state());
+        if self.facts.get().is_none() {
+            return Err(over());
+        }
+        let (answer, answered) = oneshot::channel();
+        self.orders.try_send(Order::Rotate(answer)).map_err(|_| over())?;
+        answered.await.unwrap_or_else(|_| Err(over()))
+    }
+
+    pub(crate) fn shown(&self) -> SessionShown {
+        let Standing {
+            state,
+            reason,
+            detail,
+            since,
+        } = self.standing();
+        let facts = self.facts.get();
+        let asked = &self.kept.asked;
+        SessionShown {
+            session: self.id().to_string(),
+            state,
+            reason: reason.map(str::to_owned),
+            detail,
+            since: time(since),
+            target: asked.target.clone(),
+            tunnel: facts.map(|facts| facts.tunnel.clone()),
+            url: facts.map(|facts| facts.url.clone()),
+            run_id: self.kept.run_id.clone(),
+            agent_id: asked.agent_id.clone(),
+            company_id: asked.company_id.clone(),
+            issue_id: asked.issue_id.clone(),
+            environment_id: asked.environment_id.clone(),
+            lease: facts.and_then(|facts| facts.lease.clone()),
+            ladder: facts.map_or_else(Vec::new, |facts| facts.ladder.clone()),
+            uid: self.kept.uid,
+            created_at: time(self.kept.created),
+            expires_at: time(self.kept.expires),
+            heartbeat_ms: self
+                .kept
+                .heartbeat
+                .map(|heartbeat| u64::try_from(heartbeat.as_millis()).unwrap_or(u64::MAX)),
+            open_outcomes: self
+                .ledger()
+                .map_or(0, |ledger| u64::try_from(ledger.open_count()).unwrap_or(u64::MAX)),
+        }
+    }
+}

@@ -1,0 +1,272 @@
+//! The life of one session in the daemon, as one task: it is opened, watched over and ended.
+//!
+//! Here: [`Life`], which nobody else moves from state to state. Deadlines are slept for, never polled: an idle session
+//! wakes nobody up. Not here: what a session is (`session/`), how it is opened (`app/`).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::{Either, select};
+use policy::TokenDigest;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
+
+use super::entry::{Entry, Order, RotateError};
+use super::events::Events;
+use super::shown::Opened;
+use super::state::{Ending, SessionState, Standing};
+use crate::app::{App, OpenError, OpenSession, SessionRequest};
+use crate::session::identity::fresh_token;
+use crate::telemetry::metrics::Metrics;
+
+/// A session whose callers were cut waits so much longer than the deadline of what was dispatched.
+const SLACK: Duration = Duration::from_secs(1);
+/// A heartbeat may be late three times.
+const MISSES: u32 = 3;
+
+/// Why a session was not opened, with what the operator can do about it.
+#[derive(Clone, Debug)]
+pub(crate) struct NotOpened {
+    /// Stable.
+    pub(crate) reason: &'static str,
+    pub(crate) detail: String,
+}
+
+/// One session's task.
+pub(super) struct Life {
+    pub(super) app: Arc<App>,
+    pub(super) entry: Arc<Entry>,
+    pub(super) events: Arc<Events>,
+    pub(super) metrics: Arc<Metrics>,
+    pub(super) orders: mpsc::Receiver<Order>,
+    /// Callbacks under way get so long when it ends in order.
+    pub(super) drain: Duration,
+    /// When its time is over.
+    pub(super) expires: Instant,
+}
+
+impl Life {
+    /// Opens the session, tells whoever asked for it, and ends when it has ended.
+    pub(super) async fn live(
+        mut self,
+        request: SessionRequest,
+        check_upstream: bool,
+        asked: oneshot::Sender<Result<Opened, NotOpened>>,
+    ) {
+        let digest = request.named.as_ref().map(|named| named.token.digest());
+        let mut ending = self.entry.ending();
+        let opened = {
+            let wish = Box::pin(wished(&mut ending));
+            // Boxed: opening is by far the largest future here, and is gone once it is done.
+            match select(wish, Box::pin(open(&self.app, request, check_upstream))).await {
+                Either::Left((ending, _)) => Err(NotOpened {
+                    reason: ending.reason(),
+                    detail: "the session was ended before it was open".to_owned(),
+                }),
+                Either::Right((opened, _)) => opened,
+            }
+        };
+        let end = match opened {
+            Ok(session) => {
+                let opened = Opened::of(&session);
+                self.entry.opened(&opened, Arc::clone(&session.session().ledger));
+                self.metrics.session_opened(session.tunnel);
+                self.entry.stands(Standing::new(SessionState::Ready, None, None));
+                // Whoever asked may not have waited.
+                let _told = asked.send(Ok(opened));
+                let (ending, token) = self.watch_over(&session, digest).await;
+                let end = self.close(session, ending).await;
+                token
+                    .into_iter()
+                    .for_each(|token| self.events.forget_token(token));
+                end
+            }
+            Err(why) => {
+                digest
+                    .into_iter()
+                    .for_each(|token| self.events.forget_token(token));
+                let end = Standing::new(SessionState::Ended, Some(why.reason), Some(why.detail.clone()));
+                let _told = asked.send(Err(why));
+                end
+            }
+        };
+        self.metrics.session_ended(end.reason.unwrap_or_default());
+        self.entry.stands(end);
+    }
+
+    /// Until there is a reason to end it. With the token that is the session's then.
+    async fn watch_over(
+        &mut self,
+        session: &OpenSession,
+        mut token: Option<TokenDigest>,
+    ) -> (Ending, Option<TokenDigest>) {
+        let mut ending = self.entry.ending();
+        let mut status = session.status.clone();
+        let lost = session.lease_lost();
+        tokio::pin!(lost);
+        loop {
+            self.entry.stands(Standing::of(&status.borrow_and_update()));
+            let deadline = self.deadline();
+            tokio::select! {
+                biased;
+                ending = wished(&mut ending) => return (ending, token),
+                why = &mut lost => return (Ending::LeaseLost(why), token),
+                () = tokio::time::sleep_until(deadline) => {
+                    if let Some(ending) = self.overdue() {
+                        return (ending, token);
+                    }
+                }
+                changed = status.changed() => {
+                    if changed.is_err() {
+                        return (Ending::TunnelEnded, token);
+                    }
+                }
+                order = self.orders.recv() => match order {
+                    Some(Order::Rotate(answer)) => {
+                        let rotated = self.rotate(session, &mut token).await;
+                        // It holds all the same: whoever asked can ask again.
+                        let _told = answer.send(rotated);
+                    }
+                    // The entry holds the other end for as long as we live.
+                    None => return (Ending::Revoked, token),
+                },
+            }
+        }
+    }
+
+    /// When there is something to look at without anybody's word.
+    fn deadline(&self) -> Instant {
+        match self.silence() {
+            Some(silence) => self.expires.min(self.entry.heard() + silence),
+            None => self.expires,
+        }
+    }
+
+    fn overdue(&self) -> Option<Ending> {
+        let now = Instant::now();
+        if now >= self.expires {
+            return Some(Ending::Expired);
+        }
+        let silence = self.silence()?;
+        (now >= self.entry.heard() + silence).then_some(Ending::HeartbeatMissed)
+    }
+
+    fn silence(&self) -> Option<Duration> {
+        self.entry.kept.heartbeat.map(|heartbeat| heartbeat * MISSES)
+    }
+
+    async fn rotate(
+        &self,
+        session: &OpenSession,
+        token: &mut Option<TokenDigest>,
+    ) -> Result<String, RotateError> {
+        if !session.can_take_token() {
+            return Err(RotateError::Gateway(session.tunnel));
+        }
+        let fresh = fresh_token().map_err(RotateError::Failed)?;
+        let shown = session
+            .shown(&fresh)
+            .await
+            .map_err(|error| RotateError::Failed(error.to_string()))?;
+        let digest = fresh.digest();
+        self.events.token_of(self.entry.id(), digest);
+        session.session().takes_token(digest);
+        if let Some(before) = token.replace(digest) {
+            self.events.forget_token(before);
+        }
+        Ok(shown.expose().to_owned())
+    }
+
+    /// Ends it in order, or cuts it first; a wish that cuts may still come while it ends.
+    async fn close(&mut self, session: OpenSession, ending: Ending) -> Standing {
+        let (reason, detail) = (ending.reason(), ending.detail());
+        // Whoever still waits for an order of his hears that it is over.
+        self.orders.close();
+        while self.orders.try_recv().is_ok() {}
+        // Before the state is told: who reads `draining` may rely on it.
+        if ending.cuts() {
+            session.revoke();
+        }
+        self.entry.stands(Standing::new(
+            SessionState::Draining,
+            Some(reason),
+            detail.clone(),
+        ));
+        let behind = Arc::clone(session.session());
+        let patience = if ending.cuts() {
+            behind.upstream.deadlines.total + SLACK
+        } else {
+            self.drain
+        };
+        let mut ending = self.entry.ending();
+        let cut = async move {
+            if wished_to_cut(&mut ending).await {
+                behind.revoke();
+            }
+            std::future::pending::<()>().await;
+        };
+        let left = tokio::select! {
+            closed = Box::pin(session.close_within(patience)) => closed.err(),
+            () = cut => None,
+        };
+        let detail = match left {
+            Some(left) => Some(format!("the session did not end cleanly: {left}")),
+            None => detail,
+        };
+        Standing::new(SessionState::Ended, Some(reason), detail)
+    }
+}
+
+/// Returns once somebody wishes that it end. Cancel safe.
+async fn wished(ending: &mut watch::Receiver<Option<Ending>>) -> Ending {
+    let wish = ending.wait_for(Option::is_some).await;
+    // Nobody can wish for anything any more.
+    wish.ok()
+        .and_then(|ending| ending.clone())
+        .unwrap_or(Ending::Revoked)
+}
+
+/// The same for a wish that cuts. `false`: there will be none.
+async fn wished_to_cut(ending: &mut watch::Receiver<Option<Ending>>) -> bool {
+    ending
+        .wait_for(|ending| ending.as_ref().is_some_and(Ending::cuts))
+        .await
+        .is_ok()
+}
+
+async fn open(app: &App, request: SessionRequest, check_upstream: bool) -> Result<OpenSession, NotOpened> {
+    let not_opened = |reason, detail| Err(NotOpened { reason, detail });
+    if let Err(error) = request.credential.get().await {
+        let reason = if error.may_pass() {
+            "credential_unreachable"
+        } else {
+            "configuration"
+        };
+        let error: &dyn std::error::Error = &error;
+        return not_opened(
+            reason,
+            format!(
+                "no credential for the Paperclip API: {}",
+                crate::placing::with_causes(error)
+            ),
+        );
+    }
+    if check_upstream && let Err(why) = request.upstream.probe().await {
+        return not_opened("upstream_unreachable", why);
+    }
+    app.open(request).await.map_err(|error| match error {
+        OpenError::Configuration(detail) => NotOpened {
+            reason: "configuration",
+            detail,
+        },
+        OpenError::Unreachable(detail) => NotOpened {
+            reason: "target_unreachable",
+            detail,
+        },
+        OpenError::Refused { reason, detail } => NotOpened { reason, detail },
+        lost @ OpenError::LeaseLost(_) => NotOpened {
+            reason: "lease_lost",
+            detail: lost.to_string(),
+        },
+    })
+}

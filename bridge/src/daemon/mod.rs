@@ -1,0 +1,350 @@
+//! The daemon: many sessions in one process, from the request for one to a day after its end.
+//!
+//! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
+//! one task that each has, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
+//! told of it. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
+//! process (`store/`; [`Kept`] is what there is to write down). Read next: `life`.
+
+mod settings;
+mod state;
+mod asked;
+mod entry;
+mod life;
+mod table;
+mod reaping;
+mod events;
+mod shown;
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use policy::Token;
+use tokio::sync::oneshot;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use uuid::Uuid;
+
+use crate::app::{App, Named, SessionRequest};
+use crate::secrets::Secrets;
+use crate::session::Shared;
+use crate::session::identity::fresh_token;
+use crate::telemetry::metrics::Metrics;
+
+pub(crate) use asked::NO_HEARTBEAT;
+pub use asked::{Mistake, NewSession};
+pub(crate) use entry::{Entry, RotateError};
+pub use events::Event;
+pub(crate) use events::Events;
+pub(crate) use life::NotOpened;
+pub use settings::DaemonSettings;
+pub(crate) use shown::time;
+pub use shown::{
+    Drained, EnvironmentShown, Opened, Reaped, ReapedLease, Rotated, Rung, SessionShown, SessionsShown,
+    StatusShown,
+};
+pub(crate) use state::Ending;
+pub use state::SessionState;
+
+use asked::{Around, Kept, Understood};
+use life::Life;
+use table::Table;
+
+/// Why there is no session.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CreateError {
+    #[error("the request is not acceptable")]
+    Mistakes(Vec<Mistake>),
+    #[error("only the daemon's own user may bring {}; name what the daemon's configuration has", .0.join(", "))]
+    Reserved(Vec<&'static str>),
+    #[error("the daemon is ending and takes no new sessions")]
+    Draining,
+    #[error("the daemon has {0} sessions, which is all it takes; end one, or try again later")]
+    Full(usize),
+    #[error("{0}")]
+    Failed(String),
+}
+
+/// A session that was taken on.
+#[derive(Debug)]
+pub(crate) struct Created {
+    pub(crate) entry: Arc<Entry>,
+    /// As its agent shows it, unless a relay stands between.
+    pub(crate) token: Option<String>,
+    /// Told once it is open, or why it is not.
+    pub(crate) opened: oneshot::Receiver<Result<Opened, NotOpened>>,
+}
+
+/// The registry of sessions.
+#[derive(Debug)]
+pub struct Daemon {
+    pub(crate) settings: DaemonSettings,
+    app: Arc<App>,
+    events: Arc<Events>,
+    metrics: Arc<Metrics>,
+    secrets: Secrets,
+    table: Mutex<Table>,
+    lives: TaskTracker,
+    draining: CancellationToken,
+    started: SystemTime,
+}
+
+impl Daemon {
+    /// Nothing runs yet.
+    #[must_use]
+    pub fn new(settings: DaemonSettings, secrets: Secrets) -> Arc<Self> {
+        let events = Arc::new(Events::default());
+        let metrics = Arc::new(Metrics::default());
+        let shared = Shared {
+            metrics: Some(Arc::clone(&metrics)),
+            observer: Some(Arc::clone(&events) as _),
+            ..Shared::default()
+        };
+        Arc::new(Self {
+            settings,
+            app: Arc::new(App::default().sharing(shared)),
+            events,
+            metrics,
+            secrets,
+            table: Mutex::default(),
+            lives: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            started: SystemTime::now(),
+        })
+    }
+
+    /// Takes on a session, which is then opened by a task of its own.
+    ///
+    /// - `uid`: the user who asks; `own`: it is the daemon's.
+    ///
+    /// # Errors
+    ///
+    /// [`CreateError`]; nothing is left of it.
+    pub(crate) async fn create(
+        self: &Arc<Self>,
+        asked: NewSession,
+        uid: u32,
+        own: bool,
+    ) -> Result<Created, CreateError> {
+        let reserved = asked.reserved();
+        if !reserved.is_empty() && !(own && self.settings.adhoc) {
+            return Err(CreateError::Reserved(reserved));
+        }
+        self.room()?;
+        let Understood {
+            mut request,
+            check_upstream,
+            ttl,
+            heartbeat,
+        } = self.understood(&asked).await?;
+        let id = Uuid::now_v7();
+        let token = fresh_token().map_err(CreateError::Failed)?;
+        let (digest, shown) = (token.digest(), shown_at_once(&request, &token));
+        request.named = Some(Named { id, token });
+        let created = SystemTime::now();
+        let kept = Kept {
+            session: id,
+            asked,
+            uid,
+            run_id: request.run_id.clone(),
+            created,
+            expires: created + ttl,
+            heartbeat,
+        };
+        let (entry, orders) = {
+            let mut table = self.table();
+            // Others may have come while the request was being understood.
+            self.room_in(&table)?;
+            let (entry, orders) = Entry::new(kept, Arc::clone(&self.events));
+            table.living.insert(id, Arc::clone(&entry));
+            (entry, orders)
+        };
+        self.events.token_of(id, digest);
+        let (tell, opened) = oneshot::channel();
+        let life = Life {
+            app: Arc::clone(&self.app),
+            entry: Arc::clone(&entry),
+            events: Arc::clone(&self.events),
+            metrics: Arc::clone(&self.metrics),
+            orders,
+            drain: self.settings.drain,
+            expires: Instant::now() + ttl,
+        };
+        let daemon = Arc::clone(self);
+        self.lives.spawn(async move {
+            Box::pin(life.live(request, check_upstream, tell)).await;
+            daemon.over(id);
+        });
+        Ok(Created {
+            entry,
+            token: shown,
+            opened,
+        })
+    }
+
+    /// Reading a policy and the files that a target names blocks on the disk.
+    async fn understood(&self, asked: &NewSession) -> Result<Understood, CreateError> {
+        let around = Around {
+            secrets: self.secrets.clone(),
+            state_dir: self.settings.state_dir.clone(),
+            ttl: self.settings.ttl,
+            heartbeat: self.settings.heartbeat,
+        };
+        let asked = asked.clone();
+        let understood = tokio::task::spawn_blocking(move || asked.understand(&around))
+            .await
+            .map_err(|error| CreateError::Failed(format!("the request could not be read: {error}")))?
+            .map_err(CreateError::Mistakes)?;
+        self.app
+            .check(&understood.request.target)
+            .map_err(|error| CreateError::Mistakes(vec![Mistake::new("provider", error.to_string())]))?;
+        Ok(understood)
+    }
+
+    fn room(&self) -> Result<(), CreateError> {
+        self.room_in(&self.table())
+    }
+
+    fn room_in(&self, table: &Table) -> Result<(), CreateError> {
+        if self.draining.is_cancelled() {
+            return Err(CreateError::Draining);
+        }
+        if table.living.len() >= self.settings.most_sessions {
+            return Err(CreateError::Full(self.settings.most_sessions));
+        }
+        Ok(())
+    }
+
+    /// A session's task has ended; it can be asked about for a day.
+    fn over(&self, id: Uuid) {
+        let mut table = self.table();
+        if let Some(entry) = table.living.remove(&id) {
+            table.ended.push_back((Instant::now(), entry));
+        }
+        table.forget_old();
+    }
+
+    /// Every session, the oldest first; those that have ended come before those that live.
+    pub(crate) fn sessions(&self) -> Vec<Arc<Entry>> {
+        let mut table = self.table();
+        table.forget_old();
+        let mut all: Vec<_> = table
+            .ended
+            .iter()
+            .map(|(_, entry)| entry)
+            .chain(table.living.values())
+            .cloned()
+            .collect();
+        all.sort_by_key(|entry| entry.id());
+        all
+    }
+
+    /// The session of this name.
+    pub(crate) fn session(&self, id: Uuid) -> Option<Arc<Entry>> {
+        let table = self.table();
+        let ended = || table.ended.iter().find(|(_, entry)| entry.id() == id);
+        table
+            .living
+            .get(&id)
+            .or_else(|| ended().map(|(_, entry)| entry))
+            .cloned()
+    }
+
+    /// What happens from now on.
+    pub(crate) fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// It takes no new sessions any more.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining.is_cancelled()
+    }
+
+    /// Returns when the daemon has been told to end. Cancel safe.
+    pub async fn drain_asked(&self) {
+        self.draining.cancelled().await;
+    }
+
+    /// From now on no session is taken on, and those that live are closed in order.
+    pub fn begin_drain(&self) {
+        self.draining.cancel();
+        let living: Vec<_> = self.table().living.values().cloned().collect();
+        for entry in living {
+            entry.end(Ending::Drained);
+        }
+        self.lives.close();
+    }
+
+    /// Returns when every session is closed, after [`Self::begin_drain`]. Cancel safe.
+    pub async fn drained(&self) {
+        self.lives.wait().await;
+    }
+
+    /// Sessions that are not closed yet.
+    pub(crate) fn living(&self) -> usize {
+        self.table().living.len()
+    }
+
+    /// To be awaited before the process ends: leases that are being given back get half a minute.
+    pub async fn settle(&self) {
+        self.app.settle().await;
+    }
+
+    /// The daemon as a whole.
+    pub(crate) fn status(&self) -> StatusShown {
+        let sessions = self.sessions();
+        let mut states = BTreeMap::new();
+        let mut open_outcomes = 0;
+        for entry in &sessions {
+            *states.entry(entry.state().name().to_owned()).or_insert(0) += 1;
+            open_outcomes += entry.ledger().map_or(0, |ledger| count(ledger.open_count()));
+        }
+        let (callbacks, denied) = self.events.callbacks();
+        StatusShown {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            started_at: time(self.started),
+            draining: self.is_draining(),
+            sessions: states,
+            callbacks,
+            denied,
+            wrong_channel: self.events.wrong_channels(),
+            open_outcomes,
+        }
+    }
+
+    /// What a scrape reads.
+    pub(crate) fn metrics_text(&self) -> String {
+        // Every state, so that one which nobody is in any more does not stay as it was.
+        let sessions = self.sessions();
+        let states = SessionState::ALL.map(|state| {
+            let of_it = sessions.iter().filter(|entry| entry.state() == state);
+            (state.name(), of_it.count())
+        });
+        self.metrics.sessions(states);
+        self.metrics.text()
+    }
+
+    fn table(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A relay's bearer holds more than the token and is made once the relay is known.
+fn shown_at_once(request: &SessionRequest, token: &Token) -> Option<String> {
+    use crate::app::TargetSpec;
+
+    match &request.target {
+        TargetSpec::Local | TargetSpec::Ssh(_) => Some(token.expose().to_owned()),
+        TargetSpec::Provider(_) => None,
+    }
+}
+
+/// A count as JSON has it.
+pub(crate) fn count(count: usize) -> u64 {
+    u64::try_from(count).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! How a daemon is set up: plain values, as the command line and the configuration fill them in.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// A session ends after so long unless it says otherwise.
+const TTL: Duration = Duration::from_hours(24);
+/// How often an owner is heard of unless it says otherwise.
+const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Callbacks under way get so long when the daemon ends.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Sessions that live at the same time.
+const MOST_SESSIONS: usize = 4096;
+/// How the daemon is set up.
+#[derive(Clone, Debug)]
+pub struct DaemonSettings {
+    /// Where leases stand, and what else outlives the process.
+    pub state_dir: PathBuf,
+    /// Where the control API listens.
+    pub control: PathBuf,
+    /// Where health is asked for; port 0 takes a free one.
+    pub ops: SocketAddr,
+    /// Users that may use the control API beside our own.
+    pub allow_uids: Vec<u32>,
+    /// Our own user may bring an upstream, a credential, files and the target `local`.
+    pub adhoc: bool,
+    /// A session ends after so long unless it says otherwise.
+    pub ttl: Duration,
+    /// How often an owner is heard of unless it says otherwise.
+    pub heartbeat: Duration,
+    /// Callbacks under way get so long when the daemon ends.
+    pub drain: Duration,
+    /// Sessions that live at the same time.
+    pub most_sessions: usize,
+}
+
+impl DaemonSettings {
+    /// The defaults, around these places.
+    #[must_use]
+    pub fn new(state_dir: PathBuf, control: PathBuf, ops: SocketAddr) -> Self {
+        Self {
+            state_dir,
+            control,
+            ops,
+            allow_uids: Vec::new(),
+            adhoc: true,
+            ttl: TTL,
+            heartbeat: HEARTBEAT,
+            drain: DRAIN,
+            most_sessions: MOST_SESSIONS,
+        }
+    }
+}

@@ -1,0 +1,217 @@
+//! What the daemon says of its sessions, as the control API and the command line show it.
+//!
+//! Here: [`Opened`], the one object that holds a token; [`SessionShown`] and [`StatusShown`]. Not here: what they are
+//! told through (`control/`).
+
+use std::collections::BTreeMap;
+use std::time::SystemTime;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tunnel::ladder::Attempt;
+use utoipa::ToSchema;
+
+use super::state::SessionState;
+use crate::app::OpenSession;
+
+/// A session that was opened, with its token. Shown once, to whoever asked for it.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct Opened {
+    /// Its name.
+    pub session: String,
+    /// What its agent calls, such as `http://127.0.0.1:40123`; `null` while it is being opened.
+    pub url: Option<String>,
+    /// What its agent shows; `null` where only its agent knows it, or where a relay's bearer is made when it is open.
+    pub token: Option<String>,
+    /// The tunnel that was taken; `null` while it is being opened.
+    pub tunnel: Option<String>,
+    /// The provider's name of the sandbox, where the target is one.
+    pub lease: Option<String>,
+    /// The better tunnels that were tried before, and why they were not taken.
+    pub ladder: Vec<Rung>,
+    /// What its agent's process is given, the token among it.
+    pub env: BTreeMap<String, String>,
+}
+
+impl std::fmt::Debug for Opened {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Opened")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Opened {
+    /// A session that is ready. The token goes out here, to whoever asked for it, and nowhere else.
+    pub(crate) fn of(session: &OpenSession) -> Self {
+        Self {
+            session: session.id.to_string(),
+            url: Some(session.url.clone()),
+            token: session.token.as_ref().map(|token| token.expose().to_owned()),
+            tunnel: Some(session.tunnel.to_owned()),
+            lease: session.lease().map(str::to_owned),
+            ladder: Rung::of(&session.ladder),
+            env: session.environment(),
+        }
+    }
+}
+
+/// A tunnel that was tried and not taken.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Rung {
+    /// Which.
+    pub tunnel: String,
+    /// How long that took.
+    pub ms: u64,
+    /// Why it was not taken; a stable reason.
+    pub reason: String,
+    /// One line.
+    pub detail: String,
+}
+
+impl Rung {
+    fn of(attempts: &[Attempt]) -> Vec<Self> {
+        attempts
+            .iter()
+            .map(|attempt| Self {
+                tunnel: attempt.tunnel.to_owned(),
+                ms: u64::try_from(attempt.took.as_millis()).unwrap_or(u64::MAX),
+                reason: attempt.reason.to_owned(),
+                detail: attempt.detail.clone(),
+            })
+            .collect()
+    }
+}
+
+/// A session, without its token.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SessionShown {
+    /// Its name.
+    pub session: String,
+    /// The state it is in.
+    pub state: SessionState,
+    /// Why; a stable reason, such as `connection_lost` or `revoked`.
+    pub reason: Option<String>,
+    /// One line for the operator.
+    pub detail: Option<String>,
+    /// Since when.
+    pub since: String,
+    /// In the operator's words.
+    pub target: String,
+    /// The tunnel that was taken.
+    pub tunnel: Option<String>,
+    /// What its agent calls.
+    pub url: Option<String>,
+    /// Sent upstream as `x-paperclip-run-id`.
+    pub run_id: String,
+    /// As it was given.
+    pub agent_id: Option<String>,
+    /// As it was given.
+    pub company_id: Option<String>,
+    /// As it was given.
+    pub issue_id: Option<String>,
+    /// As it was given.
+    pub environment_id: Option<String>,
+    /// The provider's name of the sandbox, where the target is one.
+    pub lease: Option<String>,
+    /// The better tunnels that were tried before, and why they were not taken.
+    pub ladder: Vec<Rung>,
+    /// The user who asked for it.
+    pub uid: u32,
+    /// When it was asked for.
+    pub created_at: String,
+    /// When its time is over.
+    pub expires_at: String,
+    /// It ends unless its owner is heard of so often.
+    pub heartbeat_ms: Option<u64>,
+    /// Dispatched unsafe callbacks whose outcome is still open.
+    pub open_outcomes: u64,
+}
+
+/// The sessions of a daemon.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct SessionsShown {
+    /// The newest last.
+    pub sessions: Vec<SessionShown>,
+}
+
+/// What an agent's process is given, without the token.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EnvironmentShown {
+    /// The session.
+    pub session: String,
+    /// Named `PAPERCLIP_*`. `PAPERCLIP_API_KEY` is not among it: the token is shown once, when the session is made.
+    pub env: BTreeMap<String, String>,
+}
+
+/// The new token of a session. The one before is void.
+#[derive(Clone, Serialize, Deserialize, ToSchema)]
+pub struct Rotated {
+    /// The session.
+    pub session: String,
+    /// What its agent shows from now on; shown this once.
+    pub token: String,
+}
+
+impl std::fmt::Debug for Rotated {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rotated")
+            .field("session", &self.session)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The daemon as a whole.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct StatusShown {
+    /// Of this program.
+    pub version: String,
+    /// The process.
+    pub pid: u32,
+    /// When it began.
+    pub started_at: String,
+    /// It takes no new sessions and ends when those it has are closed.
+    pub draining: bool,
+    /// How many sessions are in each state.
+    pub sessions: BTreeMap<String, u64>,
+    /// Callbacks that have ended since it began.
+    pub callbacks: u64,
+    /// Those among them that were denied.
+    pub denied: u64,
+    /// Tokens that were shown on the channel of another session.
+    pub wrong_channel: u64,
+    /// Dispatched unsafe callbacks whose outcome is still open.
+    pub open_outcomes: u64,
+}
+
+/// What was cleaned up.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Reaped {
+    /// Sessions that had ended and are no longer kept to be asked about.
+    pub forgotten: u64,
+    /// What became of each lease that an earlier process had left.
+    pub leases: Vec<ReapedLease>,
+}
+
+/// What became of a lease that an earlier process had left.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct ReapedLease {
+    /// Its entry in the book of leases.
+    pub entry: String,
+    /// `released`, `lost` or `owed`.
+    pub outcome: String,
+    /// One line.
+    pub detail: String,
+}
+
+/// How far a drain has come.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Drained {
+    /// Sessions that are not closed yet.
+    pub left: u64,
+}
+
+/// A moment, as every answer of ours writes it.
+pub(crate) fn time(at: SystemTime) -> String {
+    Timestamp::try_from(at).map_or_else(|_| "unknown".to_owned(), |at| format!("{at:.3}"))
+}

@@ -1,0 +1,11 @@
+//! `serve`: many sessions in one daemon, made and ended through its control API and its command line.
+
+mod sessions;
+mod ending;
+mod peers;
+mod api;
+
+use std::time::Duration;
+
+/// What happens at once, on a machine that is busy.
+const SOON: Duration = Duration::from_secs(20);
