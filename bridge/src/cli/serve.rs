@@ -51,7 +51,7 @@ pub(crate) struct ServeArguments {
     allow_uid: Vec<u32>,
 
     /// Callbacks under way get so long when the daemon ends
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::cli::options::duration)]
+    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::config::spelled::duration)]
     drain_timeout: Duration,
 
     #[command(flatten)]

@@ -11,7 +11,7 @@ use crate::cli::options::{self, SessionOptions, ShellName, SshOptions, TunnelNam
 use crate::cli::provider_options::{ProviderOptions, ScopeOptions};
 use crate::cli::secrets::SecretOptions;
 use crate::cli::{policies, target};
-use crate::config;
+use crate::config::{self, spelled};
 use crate::secrets::{SecretError, SecretRef};
 
 /// A session with a shorter heartbeat would be a busy one.
@@ -189,7 +189,7 @@ fn tunnel(text: &str) -> Result<TunnelName, String> {
 }
 
 fn life(text: &str) -> Result<Duration, String> {
-    let life = options::duration(text)?;
+    let life = spelled::duration(text)?;
     if life.is_zero() || life > LONGEST_LIFE {
         return Err("must be more than nothing and at most 720h".to_owned());
     }
@@ -197,7 +197,7 @@ fn life(text: &str) -> Result<Duration, String> {
 }
 
 fn heartbeat(text: &str) -> Result<Duration, String> {
-    let heartbeat = options::duration(text).map_err(|why| format!("{why}, or off"))?;
+    let heartbeat = spelled::duration(text).map_err(|why| format!("{why}, or off"))?;
     if !(SHORTEST_HEARTBEAT..=LONGEST_HEARTBEAT).contains(&heartbeat) {
         return Err("must be 100ms to 1h, or off".to_owned());
     }
