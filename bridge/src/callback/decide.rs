@@ -26,6 +26,7 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
     let permit = match request.session.rules.decide(&ask) {
         Verdict::Allow(permit) => permit,
         Verdict::Deny(denial) => {
+            record.denied_by(denial.rule.as_ref());
             return Err(Refusal::RouteNotAllowed {
                 method: request.method.clone(),
                 path: target.path().to_owned(),
@@ -42,7 +43,7 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
             limit_bytes: request.session.limits.max_body,
         });
     }
-    record.allowed(&request, permit.rule_id());
+    record.allowed(&request, &permit)?;
     Ok(Permitted { request })
 }
 

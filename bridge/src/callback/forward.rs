@@ -50,6 +50,7 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     let task = session.tasks.spawn(async move {
         let result = run_unsafe(admitted).await;
         settling.ledger.settle(request_id, outcome_of(&result));
+        super::trail::settled_late(&settling, request_id);
         result
     });
     match task.await {

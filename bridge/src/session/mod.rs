@@ -24,6 +24,7 @@ use tokio_util::task::TaskTracker;
 use tunnel::{AgentMessage, AgentStream, Callbacks, MessageBody};
 use uuid::Uuid;
 
+use crate::audit::SessionAudit;
 use crate::upstream::Upstream;
 use budget::Budget;
 use ledger::Ledger;
@@ -58,6 +59,8 @@ pub struct Session {
     /// Calls per second; off by default.
     pub(crate) rate: Option<DefaultDirectRateLimiter>,
     token: TokenDigest,
+    /// What each callback is written down in; `None` where there is no audit.
+    pub(crate) audit: Option<Arc<SessionAudit>>,
     /// Cancelled once no new callback is taken.
     pub(crate) draining: CancellationToken,
     /// Cancelled to cut every stream.
@@ -83,6 +86,8 @@ pub struct SessionParts {
     pub upstream: Upstream,
     /// Digest of the agent's token.
     pub token: TokenDigest,
+    /// What each callback is written down in, before it is dispatched; `None` where there is no audit.
+    pub audit: Option<Arc<SessionAudit>>,
     /// The process's budget of body bytes.
     pub process_bodies: Arc<Budget>,
 }
@@ -109,6 +114,7 @@ impl Session {
             places: Arc::new(Semaphore::new(CONCURRENCY)),
             rate: parts.rate.and_then(limiter),
             token: parts.token,
+            audit: parts.audit,
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -3,6 +3,7 @@
 mod message;
 mod credential;
 mod ways;
+mod audit;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -14,6 +15,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel::{AgentStream, Listening};
 
+use crate::audit::SessionAudit;
 use crate::secrets::{LiveSecret, Secret};
 use crate::session::budget::Budget;
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts};
@@ -35,6 +37,7 @@ struct Shape {
     deadline: Option<Duration>,
     base_path: &'static str,
     credential: Option<LiveSecret>,
+    audit: Option<Arc<SessionAudit>>,
 }
 
 /// One request as the upstream read it, and the stream to answer on.
@@ -82,6 +85,7 @@ async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(
         )
         .unwrap(),
         token: token.digest(),
+        audit: shape.audit,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
     World { session, token, seen }
@@ -610,6 +614,7 @@ async fn an_upstream_that_is_not_there_was_sent_nothing() {
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: world.token.digest(),
+        audit: None,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
     let world = World { session, ..world };
@@ -827,6 +832,7 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: base.token.digest(),
+        audit: None,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     });
     let world = World { session, ..base };
@@ -993,6 +999,7 @@ fn offline() -> Arc<Session> {
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: Token::from_random([7; 24]).digest(),
+        audit: None,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
     })
 }
