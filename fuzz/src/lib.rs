@@ -22,7 +22,9 @@ mod ssh_config;
 mod connect_frames;
 mod sse;
 mod relay_frames;
+mod audit;
 
+pub use audit::audit;
 pub use connect_frames::connect_frames;
 pub use decision::decision;
 pub use envelope::envelope;

@@ -133,7 +133,7 @@ mod tests {
         for wrong in [
             text.to_uppercase(),
             text.replacen('0', "g", 1),
-            text[1..].to_owned(),
+            text.split_at(1).1.to_owned(),
         ] {
             assert_eq!(parse_hash(&wrong), None, "{wrong}");
         }

@@ -16,6 +16,7 @@ mod head;
 mod folder;
 mod lines;
 mod writer;
+mod state;
 mod resume;
 mod sealer;
 mod retention;

@@ -13,7 +13,7 @@ use super::AuditError;
 use super::folder::{segment_path, segments};
 use super::line::{Hash, hex};
 use super::lines::{Lines, Link, Piece, REMOVED};
-use super::writer::{Inner, State};
+use super::state::{Inner, State};
 
 /// What fails here is said in the log and tried again with the next segment.
 pub(super) fn pass(inner: &Inner, state: &mut State) {

@@ -10,7 +10,8 @@ use std::sync::{Arc, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::head::Head;
-use super::writer::{Inner, State, write_head};
+use super::state::{Inner, State};
+use super::writer::write_head;
 use crate::session::state::sync_folder;
 
 /// Records that come within this are signed by one head.

@@ -3,7 +3,8 @@
 //! Here: [`SessionAudit`] and the members of these records. No token, credential, query value or body is among them. Not
 //! here: when each is due (`callback/record.rs`).
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use uuid::Uuid;
 
@@ -26,14 +27,14 @@ pub struct Identities {
     pub environment: Option<String>,
 }
 
-/// One session's hand on the audit. Dropped, it writes the session's end.
+/// One session's hand on the audit. Dropped, it writes the session's end, if nobody did.
 #[derive(Debug)]
 pub struct SessionAudit {
     audit: Arc<Audit>,
     /// The members that name the session, in an attempt and in all else.
     who: String,
     session: String,
-    end: Mutex<&'static str>,
+    ended: AtomicBool,
 }
 
 /// A callback before it is dispatched.
@@ -131,7 +132,7 @@ impl SessionAudit {
             audit: Arc::clone(audit),
             who,
             session: short,
-            end: Mutex::new("dropped"),
+            ended: AtomicBool::new(false),
         }))
     }
 
@@ -154,9 +155,11 @@ impl SessionAudit {
         });
     }
 
-    /// Says why the session ends, in a plain word; the record of it is written when this is dropped.
+    /// Writes that the session has ended, and why, in a plain word; only the first time.
     pub fn ends(&self, reason: &'static str) {
-        *self.end.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        if !self.ended.swap(true, Ordering::Relaxed) {
+            self.event("session_ended", |line| line.text("reason", reason));
+        }
     }
 
     /// Writes what a callback asks and what is decided; the record's number.
@@ -265,7 +268,6 @@ impl SessionAudit {
 
 impl Drop for SessionAudit {
     fn drop(&mut self) {
-        let reason = *self.end.lock().unwrap_or_else(PoisonError::into_inner);
-        self.event("session_ended", |line| line.text("reason", reason));
+        self.ends("dropped");
     }
 }

@@ -12,6 +12,9 @@ use uuid::Uuid;
 use super::folder::{segment_path, segments};
 use super::*;
 
+/// Kind, segment, line and record of a finding.
+type Found = (FindingKind, Option<u64>, Option<u64>, Option<u64>);
+
 /// A folder with an audit in it, or without one yet.
 struct Ground {
     _folder: tempfile::TempDir,
@@ -68,8 +71,7 @@ impl Ground {
         verify(self.folder(), &self.key(), None).unwrap()
     }
 
-    /// Kind, segment, line and record of each finding.
-    fn found(&self) -> Vec<(FindingKind, Option<u64>, Option<u64>, Option<u64>)> {
+    fn found(&self) -> Vec<Found> {
         let findings = self.verify().findings;
         findings
             .into_iter()

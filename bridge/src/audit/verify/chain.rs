@@ -1,9 +1,9 @@
 //! The walk along the chain, from the first record that is there to the last.
 //!
 //! Here: [`Walk`]. A record whose `prev` does not fit leaves two in doubt, itself and the one before; the next record
-//! tells which. After a finding the walk goes on from the record it stands at, so that one change is one finding.
+//! tells which. Not here: its two ends (`ends.rs`). After a finding the walk goes on from the record it stands at, so that one change is one finding.
 
-use super::{Anchor, FindingKind, Place, Report, Segments, shown, unreadable};
+use super::{Anchor, FindingKind, Place, Report, Segments, unreadable};
 use crate::audit::head::Head;
 use crate::audit::key::AuditKey;
 use crate::audit::line::{Hash, hex, parse_hash};
@@ -12,38 +12,38 @@ use crate::audit::settings::AuditError;
 
 pub(super) struct Walk<'a> {
     key: &'a AuditKey,
-    head: Option<&'a Head>,
-    anchor: Option<&'a Anchor>,
-    report: Report,
+    pub(super) head: Option<&'a Head>,
+    pub(super) anchor: Option<&'a Anchor>,
+    pub(super) report: Report,
     /// The newest record of the chain so far.
-    last: Option<At>,
+    pub(super) last: Option<At>,
     /// The record that stands right before; where it fits into the chain, that is `last`.
     doubt: Option<Doubt>,
     /// Numbers that were passed over: from, and up to but without.
-    gaps: Vec<(u64, u64, Place)>,
+    pub(super) gaps: Vec<(u64, u64, Place)>,
     /// The oldest segment that is there.
-    first_segment: Option<u64>,
+    pub(super) first_segment: Option<u64>,
     /// Number and predecessor of the first record that is there.
-    first: Option<(u64, Hash)>,
+    pub(super) first: Option<(u64, Hash)>,
     /// Segments that were removed in order: the last of each, with its last record.
-    removed: Vec<(u64, u64, Hash)>,
+    pub(super) removed: Vec<(u64, u64, Hash)>,
     /// What was found where the head and the anchor point to.
-    at_head: Option<Hash>,
-    at_anchor: Option<Hash>,
+    pub(super) at_head: Option<Hash>,
+    pub(super) at_anchor: Option<Hash>,
 }
 
 /// A record of the chain.
 #[derive(Clone, Copy)]
-struct At {
-    seq: u64,
-    hash: Hash,
-    place: Place,
+pub(super) struct At {
+    pub(super) seq: u64,
+    pub(super) hash: Hash,
+    pub(super) place: Place,
     /// Already said to be wrong: the next one's `prev` will not fit.
     wrong: bool,
 }
 
 /// A record does not name the one before.
-struct Doubt {
+pub(super) struct Doubt {
     before: Place,
     this: Place,
     hash: Hash,
@@ -301,7 +301,7 @@ impl<'a> Walk<'a> {
     }
 
     /// Says which of two records was changed, once the next one is known.
-    fn settle(&mut self, next: Option<&Link<'_>>) {
+    pub(super) fn settle(&mut self, next: Option<&Link<'_>>) {
         let Some(doubt) = self.doubt.take() else { return };
         let signed_head = self.head.filter(|head| Some(head.seq) == doubt.this.seq);
         let intact = match (next, signed_head) {
@@ -319,7 +319,7 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn changed(&mut self, place: Place) {
+    pub(super) fn changed(&mut self, place: Place) {
         let what = match place.seq {
             Some(seq) => format!("record {seq} is not as it was written"),
             None => "the record is not as it was written".to_owned(),
@@ -334,120 +334,6 @@ impl<'a> Walk<'a> {
         {
             Some(removed) => self.removed.push(removed),
             None => self.changed(place),
-        }
-    }
-
-    pub(super) fn finish(mut self) -> Report {
-        self.settle(None);
-        self.beginning();
-        for (from, to, place) in std::mem::take(&mut self.gaps) {
-            let what = if from + 1 == to {
-                format!("record {from} is missing before this line")
-            } else {
-                format!("records {from} to {} are missing before this line", to - 1)
-            };
-            let place = Place {
-                seq: Some(from),
-                ..place
-            };
-            self.report.find(FindingKind::RecordsMissing, place, what);
-        }
-        let last = self.last;
-        let last_seq = last.map_or(0, |last| last.seq);
-        self.report.last_seq = last_seq;
-        self.report.last_hash = shown(&last.map_or_else(Hash::default, |last| last.hash));
-        self.end(last.map(|last| last.place).unwrap_or_default(), last_seq);
-        self.report
-    }
-
-    /// The first record that is there must be the first of all, or follow what was removed in order.
-    fn beginning(&mut self) {
-        let Some(first_segment) = self.first_segment else {
-            return;
-        };
-        let place = Place {
-            segment: Some(first_segment),
-            line: Some(1),
-            seq: self.first.map(|(seq, _)| seq),
-        };
-        let before = self.removed.iter().find(|removed| removed.0 + 1 == first_segment);
-        let (seq, hash) = match before {
-            Some((_, seq, hash)) => (*seq, *hash),
-            None if first_segment == 1 => (0, Hash::default()),
-            None => {
-                let what = format!(
-                    "the audit begins with segment {first_segment}, and no signed record says that what was before is removed"
-                );
-                self.report.find(FindingKind::SegmentMissing, place, what);
-                return;
-            }
-        };
-        let Some((first, prev)) = self.first else { return };
-        if first != seq + 1 {
-            let what = format!("record {} is missing before this line", seq + 1);
-            self.report.find(FindingKind::RecordsMissing, place, what);
-        } else if prev != hash {
-            self.changed(place);
-        }
-    }
-
-    /// The end against the head and the anchor.
-    fn end(&mut self, place: Place, last_seq: u64) {
-        if let Some(head) = self.head.filter(|head| head.seq > 0) {
-            let at = Place {
-                segment: Some(head.segment),
-                line: None,
-                seq: Some(head.seq),
-            };
-            match self.at_head {
-                Some(hash) if head.hash() == Some(hash) => {}
-                Some(_) => {
-                    let what = format!("record {} is not the one that the head has signed", head.seq);
-                    self.report.find(FindingKind::ChainRebuilt, at, what);
-                }
-                None if head.seq > last_seq => {
-                    let what = format!(
-                        "the audit ends with record {last_seq}, and the head has signed record {}",
-                        head.seq
-                    );
-                    self.report.find(FindingKind::TailCut, place, what);
-                }
-                None => {
-                    let what = format!(
-                        "record {}, which the head has signed, is not in segment {}",
-                        head.seq, head.segment
-                    );
-                    self.report.find(FindingKind::ChainRebuilt, at, what);
-                }
-            }
-        }
-        let Some(anchor) = self.anchor.filter(|anchor| anchor.seq > 0) else {
-            return;
-        };
-        match self.at_anchor {
-            Some(hash) if hash == anchor.hash => {}
-            None if anchor.seq < self.report.first_seq => {
-                let what = format!(
-                    "record {} was removed with its segment, so it cannot be compared",
-                    anchor.seq
-                );
-                self.report.warn("anchor_removed", None, what);
-            }
-            Some(_) => {
-                let at = Place {
-                    seq: Some(anchor.seq),
-                    ..Place::default()
-                };
-                let what = format!("record {} is not the one that was expected", anchor.seq);
-                self.report.find(FindingKind::AnchorMismatch, at, what);
-            }
-            None => {
-                let what = format!(
-                    "the audit ends with record {last_seq}, and record {} was expected in it",
-                    anchor.seq
-                );
-                self.report.find(FindingKind::AnchorMismatch, place, what);
-            }
         }
     }
 }

@@ -1,13 +1,14 @@
 //! Whether an audit is as it was written, and what is not.
 //!
 //! Here: [`verify`] of a folder, [`verify_segments`] of whatever holds segments, and what they find. Nothing is changed
-//! and a daemon may be writing. Not here: the walk along the chain (`chain.rs`).
+//! and a daemon may be writing. Not here: the walk along the chain (`chain.rs`, `ends.rs`).
 //!
 //! What is found without help from outside: every record changed, missing, reordered or added up to the newest head, a
 //! segment that is missing, an end that lies before the head, a chain that was built anew without the key. A folder put
 //! back whole to an earlier state, its head with it, is in order by itself: that is found with an [`Anchor`].
 
 mod chain;
+mod ends;
 
 use std::fmt;
 use std::fs::File;
