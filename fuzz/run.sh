@@ -13,7 +13,7 @@ cd "$(dirname "$0")/.."
 
 minutes=${1:-10}
 build=${FUZZ_TARGET_DIR:-target/fuzz}
-all=(target decision request ready http2 envelope envelope_signed listing journal known_hosts ssh_config connect_frames sse relay_frames config control_body)
+all=(target decision request ready http2 envelope envelope_signed listing journal known_hosts ssh_config connect_frames sse relay_frames config control_body audit)
 targets=("${all[@]}")
 if [[ -n ${2:-} ]]; then
     if [[ " ${all[*]} " != *" $2 "* ]]; then

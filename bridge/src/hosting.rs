@@ -75,6 +75,7 @@ impl Hosted {
             rate: request.rate,
             upstream,
             token: request.token,
+            audit: None,
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
             shared: Shared::default(),
         });

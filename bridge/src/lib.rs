@@ -9,6 +9,7 @@ mod leases;
 mod hosting;
 mod callback;
 pub mod session;
+pub mod audit;
 pub mod upstream;
 pub mod gateway;
 pub mod secrets;

@@ -26,6 +26,9 @@ mod config;
 mod control_body;
 
 pub use config::config;
+mod audit;
+
+pub use audit::audit;
 pub use connect_frames::connect_frames;
 pub use control_body::control_body;
 pub use decision::decision;

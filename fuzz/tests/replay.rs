@@ -108,6 +108,11 @@ fn the_http2_corpus_and_mutations_of_it_break_no_law() {
 }
 
 #[test]
+fn the_audit_corpus_and_mutations_of_it_break_no_law() {
+    replay("audit", paperclip_bridge_fuzz::audit);
+}
+
+#[test]
 fn the_envelope_corpus_and_mutations_of_it_break_no_law() {
     replay("envelope", paperclip_bridge_fuzz::envelope);
 }

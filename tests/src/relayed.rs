@@ -146,6 +146,7 @@ impl Relayed {
             rate: None,
             upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).expect("a client"),
             token: token.digest(),
+            audit: None,
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
             shared: Shared::default(),
         });

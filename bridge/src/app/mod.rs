@@ -26,6 +26,7 @@ use tunnel::ladder::LadderReport;
 use tunnel::queue::QueuePlace;
 use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
 
+use crate::audit::{Audit, SessionAudit};
 use crate::leases::{Leases, Reaper};
 use crate::placing::{self, Place, Placed, Reach};
 use crate::secrets::Secrets;
@@ -79,6 +80,7 @@ pub struct App {
     pub(crate) leases: Leases,
     bodies: Arc<Budget>,
     shared: Shared,
+    audit: Option<Arc<Audit>>,
 }
 
 impl Default for App {
@@ -89,6 +91,7 @@ impl Default for App {
             leases: Leases::default(),
             bodies: Budget::new(PROCESS_BODY_BYTES),
             shared: Shared::default(),
+            audit: None,
         }
     }
 }
@@ -97,6 +100,13 @@ impl App {
     /// The same, with what its sessions have in common.
     pub(crate) fn sharing(self, shared: Shared) -> Self {
         Self { shared, ..self }
+    }
+
+    /// Every session opened from now on is written down there, and each of its callbacks before it is dispatched.
+    #[must_use]
+    pub fn with_audit(mut self, audit: Arc<Audit>) -> Self {
+        self.audit = Some(audit);
+        self
     }
 
     /// Checks what can be checked of a target before anything is connected to.
@@ -206,6 +216,15 @@ impl App {
         let Placed { ladder, queue } =
             placing::ladder(request, runner, reach, identity, state.as_ref(), &self.providers)?;
         let report = ladder.report();
+        let audit = match &self.audit {
+            Some(audit) => {
+                let identities = request.identities(identity.run_id(&request.run_id));
+                SessionAudit::begin(audit, identity.session, &identities, runner.target())
+                    .map(Some)
+                    .map_err(|error| configuration(&error))?
+            }
+            None => None,
+        };
         let session = Session::of(
             identity.session,
             SessionParts {
@@ -216,6 +235,7 @@ impl App {
                 rate: request.rate,
                 upstream,
                 token: identity.digest,
+                audit,
                 process_bodies: Arc::clone(&self.bodies),
                 shared: self.shared.clone(),
             },
@@ -228,6 +248,9 @@ impl App {
         let token = agent_token(&listening, reach, identity).await?;
         let ladder = report.borrow().clone();
         session.takes_tunnel(ladder.current);
+        if let Some(audit) = &session.audit {
+            audit.ready(ladder.current);
+        }
         Ok(Begun {
             session,
             listening,

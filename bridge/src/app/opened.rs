@@ -187,6 +187,9 @@ impl OpenSession {
         let open = session.drain(patience).await;
         serving.stop.cancel();
         let ended = tokio::time::timeout(TAKING_DOWN, &mut serving.task).await;
+        if let Some(audit) = &session.audit {
+            audit.ends("closed");
+        }
         drop(runner);
         let (gone_with, owed) = match reach {
             Reach::Ssh(host) if Arc::strong_count(&host) == 1 => {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
+use crate::audit::Identities;
 use crate::secrets::{LiveSecret, Secrets};
 use crate::upstream::UpstreamSettings;
 
@@ -154,4 +155,24 @@ pub struct SessionRequest {
     pub unix_socket: Option<PathBuf>,
     /// Go on although the listener is not on loopback.
     pub allow_exposed_forward: bool,
+}
+
+impl SessionRequest {
+    /// Whom it belongs to, as far as it says so.
+    pub(crate) fn identities(&self, run_id: &str) -> Identities {
+        let run = Some(run_id.to_owned());
+        match &self.target {
+            TargetSpec::Local | TargetSpec::Ssh(_) => Identities {
+                run,
+                ..Identities::default()
+            },
+            TargetSpec::Provider(target) => Identities {
+                run,
+                agent: None,
+                company: target.company_id.clone(),
+                issue: target.issue_id.clone(),
+                environment: target.environment_id.clone(),
+            },
+        }
+    }
 }

@@ -351,7 +351,7 @@ impl StreamBody {
     fn passed(&mut self, data: Bytes) -> Bytes {
         let length = data.len() as u64;
         if let Some(record) = &mut self.record {
-            record.answer_bytes += length;
+            record.passes(&data);
         }
         if let Patience::Between(idle, sleep) = &mut self.limit {
             sleep.as_mut().reset(Instant::now() + *idle);

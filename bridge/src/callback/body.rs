@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::{Bytes, BytesMut};
@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use tunnel::{BodyError, MessageBody};
 
 use super::accept::{Fault, LINGER_BYTES, LINGER_TIME, Notes};
+use super::trail::Tap;
 use crate::session::budget::Reservation;
 
 /// The body of a callback, as it comes in.
@@ -254,6 +255,8 @@ pub(crate) struct UploadControl {
     body: Mutex<Option<CallerBody>>,
     state: AtomicU8,
     waker: Mutex<Option<Waker>>,
+    /// Sees every byte that is sent.
+    tap: OnceLock<Tap>,
 }
 
 const RUNNING: u8 = 0;
@@ -269,7 +272,14 @@ impl UploadControl {
             body: Mutex::new(Some(body)),
             state: AtomicU8::new(RUNNING),
             waker: Mutex::new(None),
+            tap: OnceLock::new(),
         })
+    }
+
+    /// Every byte that is sent is shown to `tap` from now on.
+    pub(super) fn tapped_by(&self, tap: Tap) {
+        // There is one record a callback, so nobody was before.
+        let _was = self.tap.set(tap);
     }
 
     /// A body for one try; the first that is polled gets the bytes.
@@ -346,6 +356,9 @@ impl Upload {
         match ready!(body.poll_data(cx)) {
             Some(Ok(data)) => {
                 self.sent += data.len() as u64;
+                if let Some(tap) = self.control.tap.get() {
+                    tap.add(&data);
+                }
                 if self.sent > self.length {
                     return Poll::Ready(Some(Err(UploadError::Length)));
                 }

@@ -30,6 +30,7 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
     let permit = match request.session.rules.decide(&ask) {
         Verdict::Allow(permit) => permit,
         Verdict::Deny(denial) => {
+            record.denied_by(denial.rule.as_ref());
             return Err(Refusal::RouteNotAllowed {
                 method: request.method.clone(),
                 path: target.path().to_owned(),
@@ -47,7 +48,7 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
         });
     }
     let class = Class::of(&request.method, permit.multipart());
-    record.allowed(&request, permit.rule_id(), class);
+    record.allowed(&request, &permit, class)?;
     Ok(Permitted {
         request,
         class,

@@ -52,6 +52,7 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     let task = session.tasks.spawn(async move {
         let result = run_unsafe(admitted).await;
         settle(&settling, request_id, outcome_of(&result));
+        super::trail::settled_late(&settling, request_id);
         result
     });
     match task.await {

@@ -13,6 +13,7 @@ mod throttle;
 mod forward;
 mod answer;
 mod record;
+mod trail;
 
 mod body;
 mod refusal;
@@ -73,14 +74,16 @@ async fn steps(arrived: Arrived, record: &mut Record) -> Result<Response<AnswerB
     let request = match read::canonical(caller, record)? {
         Asked::Api(request) => request,
         Asked::Bridge(question) => {
-            record.asks_bridge();
+            record.asks_bridge()?;
             return introspect::answer(&question);
         }
     };
     let permit = decide::permit(request, record)?;
     let admitted = throttle::admit(permit).await?;
-    let reply = forward::once(admitted).await?;
-    Ok(answer::head_and_body(reply))
+    record.dispatches(&admitted).await?;
+    let reply = forward::once(admitted).await;
+    record.replied(reply.is_ok());
+    reply.map(answer::head_and_body)
 }
 
 #[cfg(test)]

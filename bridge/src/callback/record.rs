@@ -1,19 +1,22 @@
-//! Step 8, record: one event for each callback, whatever became of it.
+//! Step 8, record: one event for each callback, whatever became of it, and its records in the audit.
 //!
 //! Here: the verdict's event, written before anything is sent, and the one event at the end with fixed fields. A
-//! record that is dropped unfinished still writes its event: no exit avoids it. No secret and no query is ever in one.
+//! record that is dropped unfinished still writes its event: no exit avoids it. No secret and no query is ever in one. Where
+//! there is an audit, the attempt stands in it before anything is sent, or nothing is sent (`trail.rs`).
 
 use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Response};
-use policy::RuleId;
+use policy::{Permit, RuleId};
 use uuid::Uuid;
 
 use super::accept::Arrived;
 use super::answer::AnswerBody;
 use super::read::CallbackRequest;
 use super::refusal::Refusal;
+use super::throttle::Admitted;
+use super::trail::{End, Told, Trail};
 use crate::session::Session;
 use crate::session::observer;
 use crate::telemetry::metrics::{Class, Seen};
@@ -32,8 +35,10 @@ pub(crate) struct Record {
     class: Class,
     status: u16,
     code: &'static str,
-    pub(super) answer_bytes: u64,
+    answer_bytes: u64,
     written: bool,
+    /// In the audit, where there is one.
+    trail: Option<Box<Trail>>,
 }
 
 impl Record {
@@ -52,6 +57,7 @@ impl Record {
             code: "",
             answer_bytes: 0,
             written: false,
+            trail: Trail::of(&arrived.session),
         }
     }
 
@@ -61,12 +67,30 @@ impl Record {
     }
 
     /// It is asked of the bridge itself and never reaches the upstream.
-    pub(crate) fn asks_bridge(&mut self) {
+    ///
+    /// # Errors
+    ///
+    /// The audit cannot be written.
+    pub(crate) fn asks_bridge(&mut self) -> Result<(), Refusal> {
         self.own = true;
+        match self.trailed() {
+            Some((trail, told)) => trail.own(told),
+            None => Ok(()),
+        }
     }
 
     /// Policy allowed it; written down before anything is sent.
-    pub(crate) fn allowed(&mut self, request: &CallbackRequest, rule: RuleId, class: Class) {
+    ///
+    /// # Errors
+    ///
+    /// The audit cannot be written.
+    pub(crate) fn allowed(
+        &mut self,
+        request: &CallbackRequest,
+        permit: &Permit,
+        class: Class,
+    ) -> Result<(), Refusal> {
+        let rule = permit.rule_id();
         tracing::info!(
             session = %self.session.id,
             request_id = %self.request_id,
@@ -78,11 +102,61 @@ impl Record {
         );
         self.rule = Some(rule);
         self.class = class;
+        match self.trailed() {
+            Some((trail, told)) => trail.allowed(told, permit.rule(), permit.route()),
+            None => Ok(()),
+        }
+    }
+
+    /// Policy denied it by this rule.
+    pub(crate) fn denied_by(&mut self, rule: Option<&RuleId>) {
+        if let Some(trail) = &mut self.trail {
+            trail.denied_by(rule);
+        }
+    }
+
+    /// It is sent now.
+    ///
+    /// # Errors
+    ///
+    /// The audit cannot be kept as it promises.
+    pub(crate) async fn dispatches(&mut self, admitted: &Admitted) -> Result<(), Refusal> {
+        match &mut self.trail {
+            Some(trail) => trail.dispatches(admitted).await,
+            None => Ok(()),
+        }
+    }
+
+    /// What was sent has come back, with the upstream's answer or without.
+    pub(crate) fn replied(&mut self, upstream: bool) {
+        if let Some(trail) = &mut self.trail {
+            trail.replied(upstream);
+        }
+    }
+
+    /// A piece of an answer's body goes to the caller.
+    pub(super) fn passes(&mut self, data: &[u8]) {
+        self.answer_bytes += data.len() as u64;
+        if let Some(trail) = &mut self.trail {
+            trail.passes(data);
+        }
+    }
+
+    fn trailed(&mut self) -> Option<(&mut Trail, Told<'_>)> {
+        let told = Told {
+            request_id: self.request_id,
+            method: self.method.as_str(),
+            path: &self.path,
+        };
+        Some((self.trail.as_mut()?, told))
     }
 
     /// One of our own answers is given.
     pub(crate) fn refused(&mut self, refusal: &Refusal) {
         self.code = refusal.code();
+        if let Some((trail, told)) = self.trailed() {
+            trail.refused(told, refusal);
+        }
     }
 
     /// The answer's head is known; a streamed body takes the record along.
@@ -91,7 +165,9 @@ impl Record {
         match response.body_mut() {
             AnswerBody::Stream(stream) => stream.record = Some(self),
             AnswerBody::Held(bytes) => {
-                self.answer_bytes = bytes.as_ref().map_or(0, |bytes| bytes.len() as u64);
+                if let Some(bytes) = bytes {
+                    self.passes(bytes);
+                }
                 self.ended(None);
             }
         }
@@ -152,6 +228,21 @@ impl Record {
             duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             "callback"
         );
+        if let Some(trail) = self.trail.take() {
+            let told = Told {
+                request_id: self.request_id,
+                method: self.method.as_str(),
+                path: &self.path,
+            };
+            let end = End {
+                status: self.status,
+                code: self.code,
+                broken: broken.unwrap_or_default(),
+                answer_bytes: self.answer_bytes,
+                began: self.began,
+            };
+            trail.ended(told, &end, &self.session);
+        }
     }
 }
 

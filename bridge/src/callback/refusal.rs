@@ -152,6 +152,44 @@ impl Refusal {
         }
     }
 
+    /// Whether it is said on behalf of the upstream.
+    pub(crate) fn is_the_upstreams(&self) -> bool {
+        self.decided_by() == DecidedBy::Upstream
+    }
+
+    /// Whether policy refused it, and not the bridge for a reason of its own.
+    pub(crate) fn is_policys(&self) -> bool {
+        matches!(
+            self,
+            Self::RouteNotAllowed { .. }
+                | Self::PathNotCanonical(_)
+                | Self::ContentType(_)
+                | Self::BodyTooLarge { .. }
+        )
+    }
+
+    /// The reason by itself, for the audit.
+    pub(crate) fn reason(&self) -> String {
+        match self {
+            Self::RouteNotAllowed { why, .. } => why.clone(),
+            Self::Framing(_)
+            | Self::Malformed(_)
+            | Self::HostMismatch
+            | Self::InvalidToken
+            | Self::PathNotCanonical(_)
+            | Self::UnknownBridgePath
+            | Self::ContentType(_)
+            | Self::BodyTooLarge { .. }
+            | Self::RateLimited { .. }
+            | Self::Unavailable { .. }
+            | Self::UpstreamUnreachable
+            | Self::UpstreamFailed(_)
+            | Self::UpstreamTimeout
+            | Self::Indeterminate(_)
+            | Self::OutcomeUnknown => self.text(),
+        }
+    }
+
     /// Whether the connection cannot be trusted or used afterwards.
     fn closes(&self) -> bool {
         match self {

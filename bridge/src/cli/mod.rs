@@ -33,6 +33,7 @@ mod providers;
 mod probe;
 mod config;
 mod leases;
+mod audit;
 mod signals;
 mod stdio;
 pub mod exit;
@@ -125,6 +126,9 @@ enum Command {
     /// See and settle what is held and owed at providers
     #[command(subcommand)]
     Leases(leases::LeasesCommand),
+    /// Verify and read the audit of a state folder
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
     /// Sign and verify requests between the daemon and a Worker, for auditors
     #[command(subcommand)]
     Envelope(envelope::EnvelopeCommand),
@@ -226,6 +230,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Tail(arguments) => tail::tail(&arguments).await,
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,
+        Command::Audit(command) => Box::pin(audit::run(command)).await,
         Command::Envelope(command) => envelope::run(&command),
         Command::Providers(arguments) => providers::providers(&arguments),
         Command::Config(command) => Box::pin(config::run(app, command)).await,

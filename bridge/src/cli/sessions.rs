@@ -16,10 +16,10 @@ use crate::cli::exit::{Exit, Failure};
 use crate::cli::open::exports;
 use crate::cli::opening;
 use crate::cli::options::{SessionOptions, ShellName, run_id};
-use crate::config::spelled::duration;
 use crate::cli::policies::pack_name;
 use crate::cli::secrets::SecretOptions;
 use crate::cli::stdio::{as_value, print, print_json};
+use crate::config::spelled::duration;
 use crate::daemon::{
     EnvironmentShown, NO_HEARTBEAT, NewSession, Opened, Reaped, Rotated, SessionShown, SessionsShown,
 };

@@ -27,6 +27,7 @@ use tokio_util::task::TaskTracker;
 use tunnel::{AgentMessage, AgentStream, Callbacks, MessageBody};
 use uuid::Uuid;
 
+use crate::audit::SessionAudit;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use budget::Budget;
@@ -67,6 +68,8 @@ pub struct Session {
     pub(crate) shared: Shared,
     /// `None` once it is void.
     token: ArcSwapOption<TokenDigest>,
+    /// What each callback is written down in; `None` where there is no audit.
+    pub(crate) audit: Option<Arc<SessionAudit>>,
     /// Cancelled once no new callback is taken.
     pub(crate) draining: CancellationToken,
     /// Cancelled to cut every stream.
@@ -92,6 +95,8 @@ pub struct SessionParts {
     pub upstream: Upstream,
     /// Digest of the agent's token.
     pub token: TokenDigest,
+    /// What each callback is written down in, before it is dispatched; `None` where there is no audit.
+    pub audit: Option<Arc<SessionAudit>>,
     /// The process's budget of body bytes.
     pub process_bodies: Arc<Budget>,
     /// What it shares with other sessions; nothing, in tests and where one session is all there is.
@@ -149,6 +154,7 @@ impl Session {
             rate: parts.rate.and_then(limiter),
             shared: parts.shared,
             token: ArcSwapOption::from_pointee(parts.token),
+            audit: parts.audit,
             draining: CancellationToken::new(),
             cut: CancellationToken::new(),
             tasks: TaskTracker::new(),

@@ -162,6 +162,7 @@ impl World {
             rate: None,
             upstream: Upstream::new(&settings, Secret::new(super::CREDENTIAL)).expect("a client"),
             token: token.digest(),
+            audit: None,
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
         })
     }

@@ -4,6 +4,7 @@ mod message;
 mod counted;
 mod credential;
 mod ways;
+mod audit;
 
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -15,6 +16,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream};
 use tokio::net::{TcpListener, TcpStream};
 use tunnel::{AgentStream, Listening};
 
+use crate::audit::SessionAudit;
 use crate::secrets::{LiveSecret, Secret};
 use crate::session::budget::Budget;
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
@@ -37,6 +39,7 @@ struct Shape {
     base_path: &'static str,
     credential: Option<LiveSecret>,
     shared: Shared,
+    audit: Option<Arc<SessionAudit>>,
 }
 
 /// One request as the upstream read it, and the stream to answer on.
@@ -84,6 +87,7 @@ async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(
         )
         .unwrap(),
         token: token.digest(),
+        audit: shape.audit,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
         shared: shape.shared,
     });
@@ -620,6 +624,7 @@ async fn an_upstream_that_is_not_there_was_sent_nothing() {
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: world.token.digest(),
+        audit: None,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
         shared: Shared::default(),
     });
@@ -838,6 +843,7 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: base.token.digest(),
+        audit: None,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
         shared: Shared::default(),
     });
@@ -1005,6 +1011,7 @@ fn offline() -> Arc<Session> {
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
         token: Token::from_random([7; 24]).digest(),
+        audit: None,
         process_bodies: Budget::new(PROCESS_BODY_BYTES),
         shared: Shared::default(),
     })
