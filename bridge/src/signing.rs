@@ -6,9 +6,11 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use policy::Token;
-use policy::envelope::{KeyId, Nonce, RelayBearer, SigningKey, Stamp, Unsigned, sign};
+use policy::envelope::{
+    KeyId, NONCE, Nonce, RelayBearer, Reply, SIGNATURE, SigningKey, Stamp, Unsigned, sign, verify_reply,
+};
 use runners::SecretText;
-use runners::provider::{RelayRoute, RequestSigner, UnsignedRequest};
+use runners::provider::{RelayRoute, RequestSigner, SignedAnswer, UnsignedRequest};
 
 /// What an agent shows to a relay is good for so long from the opening of its session: as long as the longest command may
 /// run.
@@ -43,6 +45,30 @@ impl RequestSigner for EnvelopeSigner {
         sign(&key, stamp, &request)
             .map(|signed| signed.into_fields().into())
             .map_err(|fault| format!("the request cannot be signed: {fault}"))
+    }
+
+    fn is_answer(&self, key: &SecretText, answer: &SignedAnswer<'_>) -> bool {
+        let field = |wanted: &str| {
+            let found = answer.request.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| value.as_str())
+        };
+        let of_request = field(NONCE)
+            .and_then(Nonce::parse)
+            .zip(field(SIGNATURE).and_then(|value| value.strip_prefix("v1=")));
+        let Some(((request_nonce, request_signature), key)) =
+            of_request.zip(SigningKey::from_base64(key.expose().trim_ascii()).ok())
+        else {
+            return false;
+        };
+        let reply = Reply {
+            request_nonce,
+            request_signature,
+            status: answer.status,
+            content_type: answer.content_type,
+            part: answer.part,
+            body_sha256: answer.sha256,
+        };
+        verify_reply(&key, &reply, answer.presented)
     }
 }
 

@@ -139,7 +139,10 @@ fn confirmed(answer: Result<Released, ProviderError>) -> GaveBack {
     };
     let soon = matches!(
         error,
-        ProviderError::Unreachable(_) | ProviderError::Busy { .. } | ProviderError::Unknown(_)
+        ProviderError::Unreachable(_)
+            | ProviderError::Busy { .. }
+            | ProviderError::Unknown(_)
+            | ProviderError::Unproven(_)
     );
     GaveBack::Owed {
         why: error.to_string(),

@@ -206,7 +206,9 @@ async fn get(
             let left = match (&error, resume) {
                 // An id that only the operator named was never ours, unless the call may have woken it.
                 (ProviderError::LeaseLost(_), Some(_)) => Left::Nothing,
-                (ProviderError::Unknown(_) | ProviderError::Broken(_), _) => Left::Perhaps,
+                (ProviderError::Unknown(_) | ProviderError::Broken(_) | ProviderError::Unproven(_), _) => {
+                    Left::Perhaps
+                }
                 (_, Some(resume)) if resume.found == Found::Left => Left::Perhaps,
                 (_, _) => Left::Nothing,
             };

@@ -144,6 +144,28 @@ pub trait RequestSigner: Send + Sync {
         key: &SecretText,
         request: &UnsignedRequest<'_>,
     ) -> Result<Vec<(&'static str, String)>, String>;
+
+    /// Whether whoever answered holds `key`, too, and gave this answer to this request. A signer that cannot tell says no.
+    fn is_answer(&self, _key: &SecretText, _answer: &SignedAnswer<'_>) -> bool {
+        false
+    }
+}
+
+/// What the signature of an answer covers.
+#[derive(Clone, Copy, Debug)]
+pub struct SignedAnswer<'a> {
+    /// What [`RequestSigner::sign`] gave for the request.
+    pub request: &'a [(&'static str, String)],
+    /// The status.
+    pub status: u16,
+    /// The `Content-Type` header; empty for none.
+    pub content_type: &'a str,
+    /// Which part of a stream it is, from 1; `None` for a whole answer and for the end of a stream.
+    pub part: Option<u64>,
+    /// SHA-256 of the bytes that are covered.
+    pub sha256: [u8; 32],
+    /// The signature as it came.
+    pub presented: &'a str,
 }
 
 /// What a signature covers.
@@ -372,6 +394,10 @@ pub enum ProviderError {
     /// It answered what it should not.
     #[error("the provider's answer cannot be used: {0}")]
     Broken(String),
+    /// What answered has not shown that it is the provider, so nothing that it said counts: the call may have had its
+    /// effect.
+    #[error("the answer is not shown to be the provider's, and the outcome is unknown: {0}")]
+    Unproven(String),
     /// A secret could not be had.
     #[error("{0}")]
     Secret(#[from] SecretFault),
@@ -386,7 +412,7 @@ impl From<(&str, ProviderError)> for RunnerError {
         let target = target.to_owned();
         match error {
             ProviderError::LeaseLost(reason) => Self::LeaseLost { target, reason },
-            ProviderError::Unknown(_) => Self::Lost { target },
+            ProviderError::Unknown(_) | ProviderError::Unproven(_) => Self::Lost { target },
             ProviderError::Refused(reason) => Self::Refused { target, reason },
             ProviderError::Unsupported(what) => Self::Unsupported(what),
             ProviderError::Unreachable(_)
