@@ -129,7 +129,7 @@ function health({ settings }) {
   };
 }
 
-/** Signs a reply for a caller who signed. An event stream signs itself, in its last event. */
+/** Signs a reply for a caller who signed. An event stream signs itself as it goes. */
 async function signed(response, proof) {
   if (proof === null || response.headers.get('content-type') === 'text/event-stream') return response;
   const body = await response.arrayBuffer();

@@ -180,8 +180,8 @@ function encode(text) {
  *
  * @param {Proof} proof
  * @param {number} status
- * @param {string} contentType
- * @param {string} digest of the body; for an event stream, of every byte before its `complete` event
+ * @param {string} contentType with `;part=N` behind it for a part of an event stream
+ * @param {string} digest of the body; of the part; at the end of an event stream, of every byte before its last event
  */
 export async function signReply(proof, status, contentType, digest) {
   const lines = ['PCS1-HMAC-SHA256-RESPONSE', proof.nonce, proof.signature, String(status), contentType.trim().toLowerCase(), digest];
