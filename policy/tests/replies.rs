@@ -46,8 +46,18 @@ fn every_row_of_the_table_is_told_as_it_says() {
     for case in &table.case {
         let reply = case.reply();
 
-        assert_eq!(verify_reply(&key, &reply, &case.presented), case.good, "{}", case.name);
-        assert_eq!(sign_reply(&key, &reply) == case.presented, case.good, "{}", case.name);
+        assert_eq!(
+            verify_reply(&key, &reply, &case.presented),
+            case.good,
+            "{}",
+            case.name
+        );
+        assert_eq!(
+            sign_reply(&key, &reply) == case.presented,
+            case.good,
+            "{}",
+            case.name
+        );
         assert!(!verify_reply(&other, &reply, &case.presented), "{}", case.name);
     }
     assert!(table.case.iter().filter(|case| !case.good).count() >= 20);

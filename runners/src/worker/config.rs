@@ -32,6 +32,17 @@ pub enum SessionStrategy {
     Default,
 }
 
+/// What becomes of the Worker's replies that bear no signature, where requests are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnsignedReplies {
+    /// Nothing of them counts.
+    #[default]
+    Refuse,
+    /// They count, for as long as a Worker is deployed that signs none. A wrong signature is refused all the same.
+    Accept,
+}
+
 /// The configuration of the provider `worker`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -51,6 +62,9 @@ pub struct WorkerConfig {
     /// Key that signs requests, 32 bytes or more in base64; needs signingKeyId. A Worker that does not check signatures
     /// is then refused.
     pub signing_key: Option<String>,
+    /// What becomes of replies without a signature where requests are signed. Only while a Worker is replaced that signs
+    /// none: accept.
+    pub unsigned_replies: UnsignedReplies,
     /// What agents call: scheme and host of a name in the Worker's BRIDGE_RELAY_HOSTS. Absent: no push relay. Needs
     /// signing.
     #[schemars(length(min = 1, max = 2048))]
@@ -91,6 +105,7 @@ impl Default for WorkerConfig {
             auth_token: None,
             signing_key_id: None,
             signing_key: None,
+            unsigned_replies: UnsignedReplies::Refuse,
             relay_url: None,
             relay_bridge_id: "pcb".to_owned(),
             requested_cwd: None,

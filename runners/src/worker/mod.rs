@@ -1,14 +1,18 @@
 //! The provider `worker`: sandboxes behind a Cloudflare Worker that an operator deploys.
 //!
-//! Here: what it declares, and its leases. In `config` what an operator says of it, in `api` one call, in `exec` one
-//! command, with its script (`wrap`), its output (`output`) and the events that carry it (`follow`, [`sse`]). Not here: the
-//! Worker itself, and the relay that carries callbacks; this says only where it is.
+//! Here: what it declares, and its leases. In `config` what an operator says of it, in `api` one call, with what its
+//! answer must show (`demand`) and what a refusal says (`refusal`), in `exec` one command, with its script (`wrap`), its
+//! output (`output`) and the events that carry it (`follow`, `stream`, `signed`, [`sse`]). Not here: the Worker itself, and the relay that carries callbacks; this says only where it is.
 
 mod config;
 mod api;
+mod demand;
+mod refusal;
 mod exec;
 mod sessions;
 mod follow;
+mod stream;
+mod signed;
 mod wrap;
 mod output;
 pub mod sse;
@@ -33,7 +37,7 @@ use crate::provider::{
 use crate::{CommandManagedRuntimeRunner, Shell};
 
 use api::{Api, Call, CallFault, Context, Signing};
-pub use config::{SessionStrategy, WorkerConfig};
+pub use config::{SessionStrategy, UnsignedReplies, WorkerConfig};
 use exec::WorkerRunner;
 
 const KEY: &str = "worker";
@@ -71,7 +75,11 @@ fn build(settings: ProviderSettings) -> Result<Arc<dyn Provider>, ConfigError> {
         .signing_key_id
         .clone()
         .zip(key)
-        .map(|(key_id, key)| Signing { key_id, key });
+        .map(|(key_id, key)| Signing {
+            key_id,
+            key,
+            lenient: config.unsigned_replies == UnsignedReplies::Accept,
+        });
     let api = Api {
         base,
         expected_host,
@@ -121,7 +129,9 @@ impl WorkerProvider {
         let reply = self.api.call(&call).await.map_err(|fault| match fault {
             // There is none yet that could be lost.
             CallFault::Lost(told) => ProviderError::Refused(told),
-            fault @ (CallFault::InProgress(_) | CallFault::Other(_)) => fault.into(),
+            fault @ (CallFault::InProgress(_) | CallFault::Unproven(..) | CallFault::Other(_)) => {
+                fault.into()
+            }
         })?;
         lease(reply, scope)
     }
@@ -165,7 +175,9 @@ impl WorkerProvider {
         match self.api.call(&call).await {
             Ok(_) if keep => Ok(Released::Stopped),
             Ok(_) | Err(CallFault::Lost(_)) => Ok(Released::Destroyed),
-            Err(fault @ (CallFault::InProgress(_) | CallFault::Other(_))) => Err(fault.into()),
+            Err(fault @ (CallFault::InProgress(_) | CallFault::Unproven(..) | CallFault::Other(_))) => {
+                Err(fault.into())
+            }
         }
     }
 
@@ -180,7 +192,9 @@ impl WorkerProvider {
         };
         match self.api.call(&call).await {
             Ok(_) | Err(CallFault::Lost(_)) => Ok(Released::Destroyed),
-            Err(fault @ (CallFault::InProgress(_) | CallFault::Other(_))) => Err(fault.into()),
+            Err(fault @ (CallFault::InProgress(_) | CallFault::Unproven(..) | CallFault::Other(_))) => {
+                Err(fault.into())
+            }
         }
     }
 
