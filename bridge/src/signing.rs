@@ -3,7 +3,7 @@
 //! Here: [`EnvelopeSigner`] and `agent_key`, which bring the clock and the random bytes. Not here: the formats
 //! (`policy::envelope`), nor whether a request goes to the right host, which the caller sees to before it signs.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use policy::Token;
 use policy::envelope::{
@@ -11,10 +11,6 @@ use policy::envelope::{
 };
 use runners::SecretText;
 use runners::provider::{RelayRoute, RequestSigner, SignedAnswer, UnsignedRequest};
-
-/// What an agent shows to a relay is good for so long from the opening of its session: as long as the longest command may
-/// run.
-const AGENT_KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// Signs with `PCS1-HMAC-SHA256`, at this machine's time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -73,7 +69,7 @@ impl RequestSigner for EnvelopeSigner {
 }
 
 /// What an agent shows behind a relay: its session's token, in a bearer that the Worker checks without asking us. It is
-/// good for 24 hours.
+/// good for as long as the route says.
 ///
 /// # Errors
 ///
@@ -83,7 +79,7 @@ pub(crate) async fn agent_key(route: &RelayRoute, token: &Token) -> Result<Secre
     let key = route.key.get().await.map_err(|fault| fault.to_string())?;
     let bearer = RelayBearer {
         bridge_id: &route.bridge_id,
-        expires_unix: now_unix()?.saturating_add(AGENT_KEY_LIFE.as_secs()),
+        expires_unix: now_unix()?.saturating_add(route.agent_key_life.as_secs()),
         session_token: token.expose(),
     };
     bearer
@@ -124,6 +120,7 @@ pub(crate) fn fresh_nonce() -> Result<Nonce, String> {
 mod tests {
     use std::cell::RefCell;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use futures_util::future::BoxFuture;
     use policy::TokenDigest;
@@ -204,6 +201,7 @@ mod tests {
             base_url: "https://bridge.example.dev".into(),
             agent_url: "https://relay.example.dev".into(),
             bridge_id: "b-1".into(),
+            agent_key_life: Duration::from_hours(72),
             expected_host: "bridge.example.dev".into(),
             key_id: "k1".into(),
             key: secret(key),
@@ -212,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_agent_shows_to_a_relay_is_good_for_a_day_and_no_longer() {
+    async fn what_an_agent_shows_to_a_relay_is_good_for_as_long_as_configured_and_no_longer() {
         let token = Token::from_random([7; 24]);
         let before = now_unix().unwrap();
 
@@ -227,8 +225,8 @@ mod tests {
         .unwrap();
         let bearer = RelayBearer::check(shown.expose(), &keys, before).unwrap();
         assert_eq!((bearer.bridge_id, bearer.session_token), ("b-1", token.expose()));
-        let day = AGENT_KEY_LIFE.as_secs();
-        assert!((before + day..=now_unix().unwrap() + day).contains(&bearer.expires_unix));
+        let life = 72 * 3600;
+        assert!((before + life..=now_unix().unwrap() + life).contains(&bearer.expires_unix));
         let late = RelayBearer::check(shown.expose(), &keys, bearer.expires_unix);
         assert!(late.is_err());
     }

@@ -216,6 +216,9 @@ pub struct LeaseScope {
     pub company_id: Option<String>,
     /// Where commands shall run; absolute.
     pub requested_cwd: Option<String>,
+    /// Which acquire this is, at a provider for which [`Provider::repeats_acquire`] holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// A provider's hold on a sandbox.
@@ -276,6 +279,16 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// [`ProviderError`], with nothing left behind; [`ProviderError::Unknown`] where that is not certain.
     fn acquire<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Lease, ProviderError>>;
+
+    /// Whether an acquire that is asked again with the same `request_id` has the same lease, and none once that was given
+    /// back. Asked before each acquire; where it does, the scope of the acquire has one, written down before it is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] where that cannot be found out; nothing has been made.
+    fn repeats_acquire(&self) -> BoxFuture<'_, Result<bool, ProviderError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
 
     /// Goes on with a lease of before. `metadata` are those of the lease, or empty where only the id is known.
     ///
@@ -357,6 +370,8 @@ pub struct RelayRoute {
     pub agent_url: String,
     /// The Durable Object that holds the socket: `[A-Za-z0-9_-]{1,64}`.
     pub bridge_id: String,
+    /// What an agent shows to the relay is good for so long from the opening of its session.
+    pub agent_key_life: Duration,
     /// The only host, and port where it is not the scheme's own, that anything may be signed for.
     pub expected_host: String,
     /// Name of the key that signs.

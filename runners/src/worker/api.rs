@@ -78,6 +78,8 @@ pub(super) struct Health {
     pub(super) stdin_base64: bool,
     /// It keeps a command's result for a repeated request.
     pub(super) request_id: bool,
+    /// An acquire under a name of its own has the same lease each time.
+    pub(super) acquire_request_id: bool,
 }
 
 #[derive(Deserialize)]
@@ -375,6 +377,7 @@ impl Api {
             Ok(Health {
                 stdin_base64: can("stdinBase64"),
                 request_id: can("requestId"),
+                acquire_request_id: can("acquireRequestId"),
             })
         });
         health.await.copied()

@@ -72,6 +72,10 @@ pub struct WorkerConfig {
     /// Begin of the names under which this daemon's relays are known to the Worker; each lease has one of its own.
     #[schemars(length(min = 1, max = 40))]
     pub relay_bridge_id: String,
+    /// How long an agent's PAPERCLIP_API_KEY is good behind the relay, in milliseconds from the opening of its session:
+    /// as long as sessions may last.
+    #[schemars(range(min = 60_000, max = 2_592_000_000_u64))]
+    pub relay_key_lifetime_ms: u64,
     /// Where commands run; absolute. Absent: the Worker's own.
     #[schemars(length(min = 1, max = 4096))]
     pub requested_cwd: Option<String>,
@@ -108,6 +112,7 @@ impl Default for WorkerConfig {
             unsigned_replies: UnsignedReplies::Refuse,
             relay_url: None,
             relay_bridge_id: "pcb".to_owned(),
+            relay_key_lifetime_ms: 86_400_000,
             requested_cwd: None,
             keep_alive: false,
             sleep_after: "10m".to_owned(),

@@ -2,6 +2,7 @@
 //! by somebody without the key.
 
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use paperclip_bridge_tests::can_run;
 use paperclip_bridge_tests::conformance::sh;
@@ -55,6 +56,7 @@ impl Way {
         let host = listener.local_addr().unwrap().to_string();
         let worker = Workerd::start(&Settings {
             allowed_hosts: vec![host.clone()],
+            keep_alive: Duration::from_millis(200),
             ..Settings::default()
         });
         let to = worker.url.trim_start_matches("http://").to_owned();
@@ -157,7 +159,10 @@ async fn a_plain_reply_that_was_changed_on_the_way_counts_for_nothing() {
         if to == "Application/JSON" {
             assert!(resumed.is_ok(), "{resumed:?}");
         } else {
-            assert!(matches!(resumed, Err(ProviderError::Unproven(_))), "{to}: {resumed:?}");
+            assert!(
+                matches!(resumed, Err(ProviderError::Unproven(_))),
+                "{to}: {resumed:?}"
+            );
         }
         way.set(None);
         assert_eq!(provider.destroy(&lease).await, Ok(Released::Destroyed));
@@ -176,8 +181,14 @@ async fn a_lost_lease_is_believed_only_with_a_signature() {
     way.set(None);
     let signed = provider.resume(&lease.id, &lease.metadata, &scope()).await;
 
-    assert!(matches!(stripped, Err(ProviderError::Unproven(_))), "{stripped:?}");
-    assert!(matches!(released, Err(ProviderError::Unproven(_))), "{released:?}");
+    assert!(
+        matches!(stripped, Err(ProviderError::Unproven(_))),
+        "{stripped:?}"
+    );
+    assert!(
+        matches!(released, Err(ProviderError::Unproven(_))),
+        "{released:?}"
+    );
     assert!(matches!(signed, Err(ProviderError::LeaseLost(_))), "{signed:?}");
 }
 
@@ -202,7 +213,11 @@ async fn a_worker_that_signs_no_replies_is_refused_unless_that_is_accepted() {
     );
     let lease = accepted.unwrap();
     // Where none is demanded, a wrong one is refused all the same.
-    way.set(Some(meddling("/resume", "\"resumedLease\":true", "\"resumedLease\":1234")));
+    way.set(Some(meddling(
+        "/resume",
+        "\"resumedLease\":true",
+        "\"resumedLease\":1234",
+    )));
     let wrong = provider.resume(&lease.id, &lease.metadata, &scope()).await;
     assert!(matches!(wrong, Err(ProviderError::Unproven(_))), "{wrong:?}");
     way.set(None);
@@ -219,11 +234,13 @@ async fn a_stream_that_was_changed_on_the_way_has_no_result() {
     let Some(way) = Way::new().await else { return };
     let rows = [
         (HELLO, JELLO),
-        // The code that the script around the command tells: `exit 7` and a line feed at the end of its base64.
         ("\"timedOut\":false", "\"timedOut\":true "),
         ("event: result", "event: resulx"),
-        ("event: complete\ndata: {\"signature\":\"v1=", "event: complete\ndata: {\"signaturx\":\"v1="),
-        ("event: complete", "event: error   "),
+        (
+            "event: complete\ndata: {\"signature\":\"v1=",
+            "event: complete\ndata: {\"signaturx\":\"v1=",
+        ),
+        ("event: complete\ndata: {", "event: error\n:x\ndata: {"),
         ("\"exitCode\":0,\"signal\"", "\"exitCode\":1,\"signal\""),
         (": alive\n", ": alivx\n"),
         ("200 OK", "404 No"),
@@ -235,12 +252,19 @@ async fn a_stream_that_was_changed_on_the_way_has_no_result() {
     assert_eq!((alone.exit_code, alone.stdout), (Some(0), b"hello\n".to_vec()));
     for (from, to) in rows {
         // A silent second brings a comment and a signed part.
-        let script = if from.starts_with(": ") { "sleep 1; echo hello" } else { "echo hello" };
+        let script = if from.starts_with(": ") {
+            "sleep 1; echo hello"
+        } else {
+            "echo hello"
+        };
         way.set(Some(meddling("/exec", from, to)));
 
         let result = runner.execute(sh(script)).await;
 
-        assert!(matches!(result, Err(RunnerError::Lost { .. })), "{to}: {result:?}");
+        assert!(
+            matches!(result, Err(RunnerError::Lost { .. })),
+            "{to}: {result:?}"
+        );
     }
     way.set(None);
     assert!(runner.execute(sh("true")).await.unwrap().success());
@@ -263,7 +287,10 @@ async fn output_that_was_changed_before_a_cut_is_found_out_by_the_repeat() {
         assert!(way.rule.lock().unwrap().is_none(), "the connection was cut");
         if is_good {
             let result = result.unwrap();
-            assert_eq!((result.exit_code, result.stdout), (Some(3), b"hello\nmore\n".to_vec()));
+            assert_eq!(
+                (result.exit_code, result.stdout),
+                (Some(3), b"hello\nmore\n".to_vec())
+            );
         } else {
             assert!(matches!(result, Err(RunnerError::Lost { .. })), "{result:?}");
         }
@@ -314,6 +341,9 @@ async fn who_has_the_bearer_and_not_the_key_is_no_worker() {
     let kept = provider.keep_alive(&lease).await;
 
     assert!(matches!(acquired, Err(ProviderError::Refused(_))), "{acquired:?}");
-    assert!(matches!(released, Err(ProviderError::Unproven(_))), "{released:?}");
+    assert!(
+        matches!(released, Err(ProviderError::Unproven(_))),
+        "{released:?}"
+    );
     assert!(matches!(kept, Err(ProviderError::Unproven(_))), "{kept:?}");
 }

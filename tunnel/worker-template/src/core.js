@@ -122,6 +122,7 @@ function health({ settings }) {
       previewUrls: false,
       stdinBase64: true,
       requestId: true,
+      acquireRequestId: true,
       relay: settings.keys.size > 0,
     },
     auth: settings.mode === 'bearer' ? [] : ['pcs1'],

@@ -39,8 +39,10 @@ export const isSigned = (request) => HEADERS.some((name) => request.headers.has(
  */
 export async function verify(request, target, settings, now, takeNonce) {
   const envelope = read(request, target);
-  if (Math.abs(Math.floor(now / 1000) - envelope.timestamp) > WINDOW_SECONDS) {
-    throw unauthorized('timestamp_out_of_window', `the timestamp is more than ${WINDOW_SECONDS} s away from this clock`);
+  const seconds = Math.floor(now / 1000);
+  if (Math.abs(seconds - envelope.timestamp) > WINDOW_SECONDS) {
+    const clock = { 'x-paperclip-time': String(seconds) };
+    throw unauthorized('timestamp_out_of_window', `the timestamp is more than ${WINDOW_SECONDS} s away from this clock`, clock);
   }
   const key = settings.keys.get(envelope.keyId);
   if (!key || now < key.notBefore || now > key.notAfter) {

@@ -63,7 +63,8 @@ test('health tells who answers and what it can do', async () => {
   const { ok, provider, bridgeVersion, capabilities, auth } = json;
   assert.deepEqual([ok, provider, bridgeVersion, auth], [true, 'cloudflare', '0.1.0', ['pcs1']]);
   assert.deepEqual([capabilities.reuseLease, capabilities.namedSessions, capabilities.previewUrls], [true, true, false]);
-  assert.deepEqual([capabilities.stdinBase64, capabilities.requestId, capabilities.relay], [true, true, true]);
+  const { stdinBase64, requestId, acquireRequestId, relay } = capabilities;
+  assert.deepEqual([stdinBase64, requestId, acquireRequestId, relay], [true, true, true, true]);
 });
 
 test('the bearer token is checked before anything else', async () => {
@@ -153,6 +154,31 @@ test('sandbox ids are normalised, and two environments never meet in one', async
   assert.notEqual(await idOf({ runId: 'r1' }), await idOf({ runId: 'r1' }));
   const raw = await post('/leases/acquire', { environmentId: 'A_b', runId: 'r', reuseLease: true, normalizeId: false });
   assert.deepEqual(verdict(raw), [400, 'invalid_request']);
+});
+
+test('the same acquire has the same lease, another request another, and none once it was given back', async () => {
+  const fields = { environmentId: 'e', runId: randomUUID(), requestId: 'first', requestedCwd: world.workspace() };
+  const acquire = (changes = {}) => post('/leases/acquire', { ...fields, ...changes });
+  const { providerLeaseId } = (await acquire()).json;
+  await writeFile(`${fields.requestedCwd}/file`, 'kept');
+
+  const [again, at, once] = await Promise.all([acquire(), acquire(), acquire({ requestId: 'second', requestedCwd: world.workspace() })]);
+
+  assert.deepEqual([again.json.providerLeaseId, at.json.providerLeaseId], [providerLeaseId, providerLeaseId]);
+  assert.notEqual(once.json.providerLeaseId, providerLeaseId);
+  assert.equal(await readFile(`${fields.requestedCwd}/file`, 'utf8'), 'kept');
+  assert.equal((await call(world, 'DELETE', `/leases/${providerLeaseId}`)).status, 200);
+  assert.deepEqual(verdict(await acquire()), [409, 'sandbox_state_lost']);
+  assert.ok(!existsSync(fields.requestedCwd));
+  assert.deepEqual(verdict(await acquire({ requestId: 'a b' })), [400, 'invalid_request']);
+});
+
+test('an environment that is used again is had again under the same request', async () => {
+  const fields = { environmentId: randomUUID(), runId: 'r', reuseLease: true, requestId: 'one', requestedCwd: world.workspace() };
+  const { providerLeaseId } = (await post('/leases/acquire', fields)).json;
+  await call(world, 'DELETE', `/leases/${providerLeaseId}`);
+
+  assert.equal((await post('/leases/acquire', fields)).json.providerLeaseId, providerLeaseId);
 });
 
 test('what acquire needs is asked for', async () => {

@@ -109,6 +109,12 @@ test('the clock may be off by 300 seconds, not by 301', async () => {
   }
 });
 
+test('a refusal for its time tells the Worker\'s', async () => {
+  const late = await signedCall(world, { timestamp: VECTOR_TIME }, (headers) => ({ ...headers, ...at(VECTOR_TIME + 412) }));
+
+  assert.deepEqual([late.status, late.headers['x-paperclip-time']], [401, String(VECTOR_TIME + 412)]);
+});
+
 test('keys are known by their id and live in their time', async () => {
   assert.deepEqual(verdict(await signedCall(world, { keyId: 'k2', key: OTHER })), [200, 'ok']);
   assert.deepEqual(verdict(await signedCall(world, { keyId: 'k9' })), [401, 'unknown_key']);
