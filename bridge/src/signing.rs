@@ -3,16 +3,14 @@
 //! Here: [`EnvelopeSigner`] and `agent_key`, which bring the clock and the random bytes. Not here: the formats
 //! (`policy::envelope`), nor whether a request goes to the right host, which the caller sees to before it signs.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use policy::Token;
-use policy::envelope::{KeyId, Nonce, RelayBearer, SigningKey, Stamp, Unsigned, sign};
+use policy::envelope::{
+    KeyId, NONCE, Nonce, RelayBearer, Reply, SIGNATURE, SigningKey, Stamp, Unsigned, sign, verify_reply,
+};
 use runners::SecretText;
-use runners::provider::{RelayRoute, RequestSigner, UnsignedRequest};
-
-/// What an agent shows to a relay is good for so long from the opening of its session: as long as the longest command may
-/// run.
-const AGENT_KEY_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+use runners::provider::{RelayRoute, RequestSigner, SignedAnswer, UnsignedRequest};
 
 /// Signs with `PCS1-HMAC-SHA256`, at this machine's time.
 #[derive(Clone, Copy, Debug, Default)]
@@ -44,10 +42,34 @@ impl RequestSigner for EnvelopeSigner {
             .map(|signed| signed.into_fields().into())
             .map_err(|fault| format!("the request cannot be signed: {fault}"))
     }
+
+    fn is_answer(&self, key: &SecretText, answer: &SignedAnswer<'_>) -> bool {
+        let field = |wanted: &str| {
+            let found = answer.request.iter().find(|(name, _)| *name == wanted);
+            found.map(|(_, value)| value.as_str())
+        };
+        let of_request = field(NONCE)
+            .and_then(Nonce::parse)
+            .zip(field(SIGNATURE).and_then(|value| value.strip_prefix("v1=")));
+        let Some(((request_nonce, request_signature), key)) =
+            of_request.zip(SigningKey::from_base64(key.expose().trim_ascii()).ok())
+        else {
+            return false;
+        };
+        let reply = Reply {
+            request_nonce,
+            request_signature,
+            status: answer.status,
+            content_type: answer.content_type,
+            part: answer.part,
+            body_sha256: answer.sha256,
+        };
+        verify_reply(&key, &reply, answer.presented)
+    }
 }
 
 /// What an agent shows behind a relay: its session's token, in a bearer that the Worker checks without asking us. It is
-/// good for 24 hours.
+/// good for as long as the route says.
 ///
 /// # Errors
 ///
@@ -57,7 +79,7 @@ pub(crate) async fn agent_key(route: &RelayRoute, token: &Token) -> Result<Secre
     let key = route.key.get().await.map_err(|fault| fault.to_string())?;
     let bearer = RelayBearer {
         bridge_id: &route.bridge_id,
-        expires_unix: now_unix()?.saturating_add(AGENT_KEY_LIFE.as_secs()),
+        expires_unix: now_unix()?.saturating_add(route.agent_key_life.as_secs()),
         session_token: token.expose(),
     };
     bearer
@@ -98,6 +120,7 @@ pub(crate) fn fresh_nonce() -> Result<Nonce, String> {
 mod tests {
     use std::cell::RefCell;
     use std::sync::Arc;
+    use std::time::Duration;
 
     use futures_util::future::BoxFuture;
     use policy::TokenDigest;
@@ -178,6 +201,7 @@ mod tests {
             base_url: "https://bridge.example.dev".into(),
             agent_url: "https://relay.example.dev".into(),
             bridge_id: "b-1".into(),
+            agent_key_life: Duration::from_hours(72),
             expected_host: "bridge.example.dev".into(),
             key_id: "k1".into(),
             key: secret(key),
@@ -186,7 +210,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_agent_shows_to_a_relay_is_good_for_a_day_and_no_longer() {
+    async fn what_an_agent_shows_to_a_relay_is_good_for_as_long_as_configured_and_no_longer() {
         let token = Token::from_random([7; 24]);
         let before = now_unix().unwrap();
 
@@ -201,8 +225,8 @@ mod tests {
         .unwrap();
         let bearer = RelayBearer::check(shown.expose(), &keys, before).unwrap();
         assert_eq!((bearer.bridge_id, bearer.session_token), ("b-1", token.expose()));
-        let day = AGENT_KEY_LIFE.as_secs();
-        assert!((before + day..=now_unix().unwrap() + day).contains(&bearer.expires_unix));
+        let life = 72 * 3600;
+        assert!((before + life..=now_unix().unwrap() + life).contains(&bearer.expires_unix));
         let late = RelayBearer::check(shown.expose(), &keys, bearer.expires_unix);
         assert!(late.is_err());
     }

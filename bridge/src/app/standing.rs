@@ -171,7 +171,8 @@ impl Tried {
         let url = self.url();
         variables(Told {
             url: &url,
-            token: self.token.as_ref().map(Token::expose),
+            // A relay wants more in front of the session's own.
+            token: self.begun.token.as_ref().map(runners::SecretText::expose),
             run_id: &self.run_id,
             tunnel: self.begun.ladder.current,
             queue: queue.map(String::as_str),

@@ -69,6 +69,20 @@ pub(super) async fn destroy(provider: &Arc<dyn Provider>, lease: &Lease) -> Gave
 
 /// Finds what came of a request whose answer was lost, and ends it.
 async fn look_for(entry: &Entry, provider: &Arc<dyn Provider>, now: SystemTime) -> GaveBack {
+    if entry.record.scope.request_id.is_some() {
+        // The same request has the same lease, or makes one now that ends here; after that it has none.
+        let asked = async {
+            match provider.repeats_acquire().await? {
+                true => provider.acquire(&entry.record.scope).await.map(Some),
+                false => Ok(None),
+            }
+        };
+        match limited(asked).await {
+            Ok(Some(lease)) => return destroy(provider, &lease).await,
+            Ok(None) => {}
+            Err(error) => return confirmed(Err(error)),
+        }
+    }
     let made = match limited(provider.made_for(&entry.record.scope)).await {
         Ok(made) => made,
         Err(ProviderError::Unsupported(_)) => {
@@ -139,7 +153,10 @@ fn confirmed(answer: Result<Released, ProviderError>) -> GaveBack {
     };
     let soon = matches!(
         error,
-        ProviderError::Unreachable(_) | ProviderError::Busy { .. } | ProviderError::Unknown(_)
+        ProviderError::Unreachable(_)
+            | ProviderError::Busy { .. }
+            | ProviderError::Unknown(_)
+            | ProviderError::Unproven(_)
     );
     GaveBack::Owed {
         why: error.to_string(),

@@ -162,6 +162,9 @@ async fn get(
     taker: &mut oneshot::Sender<Result<HeldLease, LeaseError>>,
 ) -> Result<Lease, NotHad> {
     let key = entry.record.provider.clone();
+    if resume.is_none() {
+        name_request(entry, provider).await?;
+    }
     let scope = entry.record.scope.clone();
     let metadata = entry
         .record
@@ -206,7 +209,9 @@ async fn get(
             let left = match (&error, resume) {
                 // An id that only the operator named was never ours, unless the call may have woken it.
                 (ProviderError::LeaseLost(_), Some(_)) => Left::Nothing,
-                (ProviderError::Unknown(_) | ProviderError::Broken(_), _) => Left::Perhaps,
+                (ProviderError::Unknown(_) | ProviderError::Broken(_) | ProviderError::Unproven(_), _) => {
+                    Left::Perhaps
+                }
                 (_, Some(resume)) if resume.found == Found::Left => Left::Perhaps,
                 (_, _) => Left::Nothing,
             };
@@ -221,6 +226,30 @@ async fn get(
             })
         }
     }
+}
+
+/// Gives the acquire a name where its provider knows it again by that, and writes it down: a later process can then ask
+/// again for a lease whose answer was lost.
+async fn name_request(entry: &mut Entry, provider: &Arc<dyn Provider>) -> Result<(), NotHad> {
+    let nothing = |error| NotHad {
+        error,
+        left: Left::Nothing,
+    };
+    let fault = |error| {
+        nothing(LeaseError::provider(
+            &entry.record.provider,
+            "acquire a lease",
+            error,
+        ))
+    };
+    if !limited(provider.repeats_acquire()).await.map_err(fault)? {
+        return Ok(());
+    }
+    let name = crate::signing::fresh_nonce()
+        .map_err(ProviderError::Refused)
+        .map_err(fault)?;
+    entry.record.scope.request_id = Some(name.to_string());
+    entry.write().map_err(|error| nothing(LeaseError::Book(error)))
 }
 
 /// Takes a borrowed lease out of the book, without a word to the provider. What stood in the book before stays.

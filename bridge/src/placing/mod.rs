@@ -129,6 +129,7 @@ async fn leased(
             issue_id: target.issue_id.clone(),
             company_id: target.company_id.clone(),
             requested_cwd: None,
+            request_id: None,
         },
         id: target.id.as_deref(),
         borrowed: target.borrowed,

@@ -67,7 +67,13 @@ fn what_refused(reason: &str) -> &'static str {
 /// Runners tell in words what they met; the words are ours, and tests hold both together.
 fn unreachable(words: &str, text: String) -> Found {
     let says = |needle: &str| words.contains(needle);
-    let (reason, to_do) = if says("lookup address") || says("name resolution") || says("Name or service") {
+    let (reason, to_do) = if says("the provider cannot be reached") {
+        // Before what its words say of sockets: nothing on the target itself was asked for yet.
+        (
+            "provider_unreachable",
+            "check the provider's address in its configuration, and the network",
+        )
+    } else if says("lookup address") || says("name resolution") || says("Name or service") {
         (
             "name_not_found",
             "check the host's name, the search domains of this machine, or the HostName of ssh_config",
@@ -124,11 +130,6 @@ fn unreachable(words: &str, text: String) -> Found {
         (
             "provider_unknown",
             "what it made is looked for and given back; see `paperclip-bridge leases ls`",
-        )
-    } else if says("the provider cannot be reached") {
-        (
-            "provider_unreachable",
-            "check the provider's address in its configuration, and the network",
         )
     } else {
         ("unreachable", "see what was found")

@@ -47,7 +47,7 @@ pub use host::{HostRefusal, host_header, insist_on_host};
 pub use key::{KeyFault, KeyId, KeyRing, SigningKey, Validity};
 pub use nonces::{Nonce, NonceStoreDown, Nonces, SeenNonces, Use};
 pub use relay::{RelayBearer, RelayFault};
-pub use reply::{Reply, sign_reply, verify_reply};
+pub use reply::{Reply, reply_to_sign, sign_reply, verify_reply};
 pub use sign::{SignFault, Signed, Stamp, Unsigned, sign};
 pub use skew::Skew;
 pub use verify::{Accepted, Received, Refusal, Verifier};

@@ -144,6 +144,28 @@ pub trait RequestSigner: Send + Sync {
         key: &SecretText,
         request: &UnsignedRequest<'_>,
     ) -> Result<Vec<(&'static str, String)>, String>;
+
+    /// Whether whoever answered holds `key`, too, and gave this answer to this request. A signer that cannot tell says no.
+    fn is_answer(&self, _key: &SecretText, _answer: &SignedAnswer<'_>) -> bool {
+        false
+    }
+}
+
+/// What the signature of an answer covers.
+#[derive(Clone, Copy, Debug)]
+pub struct SignedAnswer<'a> {
+    /// What [`RequestSigner::sign`] gave for the request.
+    pub request: &'a [(&'static str, String)],
+    /// The status.
+    pub status: u16,
+    /// The `Content-Type` header; empty for none.
+    pub content_type: &'a str,
+    /// Which part of a stream it is, from 1; `None` for a whole answer and for the end of a stream.
+    pub part: Option<u64>,
+    /// SHA-256 of the bytes that are covered.
+    pub sha256: [u8; 32],
+    /// The signature as it came.
+    pub presented: &'a str,
 }
 
 /// What a signature covers.
@@ -194,6 +216,9 @@ pub struct LeaseScope {
     pub company_id: Option<String>,
     /// Where commands shall run; absolute.
     pub requested_cwd: Option<String>,
+    /// Which acquire this is, at a provider for which [`Provider::repeats_acquire`] holds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
 }
 
 /// A provider's hold on a sandbox.
@@ -254,6 +279,16 @@ pub trait Provider: fmt::Debug + Send + Sync {
     ///
     /// [`ProviderError`], with nothing left behind; [`ProviderError::Unknown`] where that is not certain.
     fn acquire<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Lease, ProviderError>>;
+
+    /// Whether an acquire that is asked again with the same `request_id` has the same lease, and none once that was given
+    /// back. Asked before each acquire; where it does, the scope of the acquire has one, written down before it is sent.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] where that cannot be found out; nothing has been made.
+    fn repeats_acquire(&self) -> BoxFuture<'_, Result<bool, ProviderError>> {
+        Box::pin(std::future::ready(Ok(false)))
+    }
 
     /// Goes on with a lease of before. `metadata` are those of the lease, or empty where only the id is known.
     ///
@@ -335,6 +370,8 @@ pub struct RelayRoute {
     pub agent_url: String,
     /// The Durable Object that holds the socket: `[A-Za-z0-9_-]{1,64}`.
     pub bridge_id: String,
+    /// What an agent shows to the relay is good for so long from the opening of its session.
+    pub agent_key_life: Duration,
     /// The only host, and port where it is not the scheme's own, that anything may be signed for.
     pub expected_host: String,
     /// Name of the key that signs.
@@ -372,6 +409,10 @@ pub enum ProviderError {
     /// It answered what it should not.
     #[error("the provider's answer cannot be used: {0}")]
     Broken(String),
+    /// What answered has not shown that it is the provider, so nothing that it said counts: the call may have had its
+    /// effect.
+    #[error("the answer is not shown to be the provider's, and the outcome is unknown: {0}")]
+    Unproven(String),
     /// A secret could not be had.
     #[error("{0}")]
     Secret(#[from] SecretFault),
@@ -386,7 +427,7 @@ impl From<(&str, ProviderError)> for RunnerError {
         let target = target.to_owned();
         match error {
             ProviderError::LeaseLost(reason) => Self::LeaseLost { target, reason },
-            ProviderError::Unknown(_) => Self::Lost { target },
+            ProviderError::Unknown(_) | ProviderError::Unproven(_) => Self::Lost { target },
             ProviderError::Refused(reason) => Self::Refused { target, reason },
             ProviderError::Unsupported(what) => Self::Unsupported(what),
             ProviderError::Unreachable(_)

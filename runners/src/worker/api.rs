@@ -9,28 +9,26 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
-use crate::http::{BaseUrl, HttpClient, HttpFault, clock_skew};
+use super::demand::Demand;
+use super::refusal::{Said, is_of, retry_after, skew};
+use crate::http::{BaseUrl, HttpClient, HttpFault};
 use crate::provider::{LeaseScope, ProviderError, RequestSigner, SecretHandle, UnsignedRequest};
 
 /// In front of every path.
 const PREFIX: &str = "/api/paperclip-sandbox/v1";
 /// An answer that is no command's output.
 const ANSWER_LIMIT_BYTES: usize = 1024 * 1024;
-/// What is shown of the Worker's own words.
-const WORDS: usize = 300;
 /// Attempts in all, where nothing was sent.
 const ATTEMPTS: u32 = 3;
 /// Before the second attempt; doubled before the third.
 const PAUSE: Duration = Duration::from_millis(200);
-/// What the two clocks may differ by before it is worth a word.
-const SKEW_WORTH_TELLING: u64 = 60;
 const JSON: &str = "application/json";
 
 /// A key that signs, and its name.
@@ -38,6 +36,15 @@ const JSON: &str = "application/json";
 pub(super) struct Signing {
     pub(super) key_id: String,
     pub(super) key: SecretHandle,
+    /// Answers without a signature count.
+    pub(super) lenient: bool,
+}
+
+/// The head of a good answer, and what the whole of it must show.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub(super) response: Response<Incoming>,
+    pub(super) demand: Option<Demand>,
 }
 
 /// One Worker's bridge API.
@@ -71,6 +78,8 @@ pub(super) struct Health {
     pub(super) stdin_base64: bool,
     /// It keeps a command's result for a repeated request.
     pub(super) request_id: bool,
+    /// An acquire under a name of its own has the same lease each time.
+    pub(super) acquire_request_id: bool,
 }
 
 #[derive(Deserialize)]
@@ -108,6 +117,8 @@ pub(super) enum CallFault {
     Lost(String),
     /// The command of this request still runs.
     InProgress(Option<Duration>),
+    /// Who answered has not shown that it is the Worker; the status is only what it claims.
+    Unproven(StatusCode, String),
     /// Everything else.
     Other(ProviderError),
 }
@@ -127,6 +138,7 @@ impl From<CallFault> for ProviderError {
                 reason: "the same request is still served".to_owned(),
                 retry_after,
             },
+            CallFault::Unproven(_, told) => Self::Unproven(told),
             CallFault::Other(error) => error,
         }
     }
@@ -167,14 +179,20 @@ impl Api {
         limit: Duration,
     ) -> Result<Map<String, Value>, CallFault> {
         let end = tokio::time::Instant::now() + limit;
-        let response = self.send(call, limit).await?;
-        let is_json = is_of(response.headers(), JSON);
-        let body = Limited::new(response.into_body(), ANSWER_LIMIT_BYTES).collect();
+        let Answer { response, demand } = self.send(call, limit).await?;
+        let (head, body) = response.into_parts();
+        let is_json = is_of(&head.headers, JSON);
+        let body = Limited::new(body, ANSWER_LIMIT_BYTES).collect();
         let body = tokio::time::timeout_at(end, body)
             .await
             .map_err(|_| fault(HttpFault::TimedOut(limit)))?
             .map_err(|error| ProviderError::Unknown(format!("the answer broke off: {error}")))?
             .to_bytes();
+        if let Some(demand) = demand {
+            demand
+                .check(&head, &body)
+                .map_err(|told| CallFault::Unproven(head.status, told))?;
+        }
         let value = is_json
             .then(|| serde_json::from_slice::<Map<String, Value>>(&body).ok())
             .flatten();
@@ -183,20 +201,19 @@ impl Api {
         })
     }
 
-    /// Sends a call and returns once the head of a good answer is there. What was not sent is tried again, signed anew.
-    pub(super) async fn send(
-        &self,
-        call: &Call<'_>,
-        limit: Duration,
-    ) -> Result<Response<Incoming>, CallFault> {
+    /// Sends a call and returns once the head of a good answer is there, whose body has yet to show whose it is. What was
+    /// not sent is tried again, signed anew.
+    pub(super) async fn send(&self, call: &Call<'_>, limit: Duration) -> Result<Answer, CallFault> {
         let end = tokio::time::Instant::now() + limit;
         let mut attempt = 1;
         loop {
-            let request = self.request(call).await?;
+            let (request, demand) = self.request(call).await?;
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             match self.http.send(request, left).await {
-                Ok(response) if response.status() == StatusCode::OK => return Ok(response),
-                Ok(response) => return Err(self.refusal(response, left).await),
+                Ok(response) if response.status() == StatusCode::OK => {
+                    return Ok(Answer { response, demand });
+                }
+                Ok(response) => return Err(self.refusal(response, demand, left).await),
                 Err(HttpFault::NotSent(_)) if attempt < ATTEMPTS => {
                     tokio::time::sleep(PAUSE * attempt).await;
                     attempt += 1;
@@ -207,7 +224,10 @@ impl Api {
         }
     }
 
-    async fn request(&self, call: &Call<'_>) -> Result<Request<Full<Bytes>>, ProviderError> {
+    async fn request(
+        &self,
+        call: &Call<'_>,
+    ) -> Result<(Request<Full<Bytes>>, Option<Demand>), ProviderError> {
         let host = self.base.host_header();
         // Before any secret is looked up: what is signed for another host must not exist.
         if host != self.expected_host {
@@ -236,6 +256,7 @@ impl Api {
         for (name, value) in &call.context.0 {
             request = request.header(format!("x-paperclip-{name}"), value.as_str());
         }
+        let mut demand = None;
         if let Some(signing) = &self.signing {
             let key = signing.key.get().await?;
             let context: Vec<(&str, &str)> = call
@@ -253,22 +274,43 @@ impl Api {
                 body: &call.body,
             };
             let signed = self.signer.sign(&signing.key_id, &key, &unsigned);
-            for (name, value) in signed.map_err(ProviderError::Refused)? {
-                request = request.header(name, value);
+            let signed = signed.map_err(ProviderError::Refused)?;
+            for (name, value) in &signed {
+                request = request.header(*name, value);
             }
+            demand = Some(Demand {
+                signer: Arc::clone(&self.signer),
+                key,
+                request: signed,
+                lenient: signing.lenient,
+            });
         }
         request
             .body(Full::new(call.body.clone()))
+            .map(|request| (request, demand))
             .map_err(|_| ProviderError::Refused("an id of the run holds what no header can".to_owned()))
     }
 
     /// What an answer other than 200 means.
-    async fn refusal(&self, response: Response<Incoming>, left: Duration) -> CallFault {
+    async fn refusal(
+        &self,
+        response: Response<Incoming>,
+        demand: Option<Demand>,
+        left: Duration,
+    ) -> CallFault {
         let (parts, body) = response.into_parts();
         let body = Limited::new(body, ANSWER_LIMIT_BYTES).collect();
         let body = match tokio::time::timeout(left, body).await {
-            Ok(Ok(body)) if is_of(&parts.headers, JSON) => body.to_bytes(),
-            Ok(Ok(_) | Err(_)) | Err(_) => Bytes::new(),
+            Ok(Ok(body)) => body.to_bytes(),
+            Ok(Err(_)) | Err(_) => Bytes::new(),
+        };
+        if let Some(Err(told)) = demand.map(|demand| demand.check(&parts, &body)) {
+            return CallFault::Unproven(parts.status, told);
+        }
+        let body = if is_of(&parts.headers, JSON) {
+            body
+        } else {
+            Bytes::new()
         };
         let said = Said::read(&body);
         let status = parts.status.as_u16();
@@ -281,7 +323,9 @@ impl Api {
             ))
             .into(),
             401 => {
-                ProviderError::Refused(format!("{told}{}", skew(&parts.headers, SystemTime::now()))).into()
+                let clocks = skew(&parts.headers, SystemTime::now());
+                let joint = if clocks.is_empty() { "" } else { "; " };
+                ProviderError::Refused(format!("{told}{joint}{clocks}")).into()
             }
             429 | 503 => ProviderError::Busy {
                 reason: told,
@@ -309,6 +353,11 @@ impl Api {
                 CallFault::Lost(told) => {
                     ProviderError::Refused(format!("{told}: there is no bridge API under bridgeBaseUrl"))
                 }
+                // Nothing was asked for yet, so that nothing can be left of it.
+                CallFault::Unproven(status, told) if status.is_server_error() => {
+                    ProviderError::Unreachable(told)
+                }
+                CallFault::Unproven(_, told) => ProviderError::Refused(told),
                 fault @ (CallFault::InProgress(_) | CallFault::Other(_)) => fault.into(),
             })?;
             let reply: HealthReply = serde_json::from_value(Value::Object(reply))
@@ -328,6 +377,7 @@ impl Api {
             Ok(Health {
                 stdin_base64: can("stdinBase64"),
                 request_id: can("requestId"),
+                acquire_request_id: can("acquireRequestId"),
             })
         });
         health.await.copied()
@@ -341,67 +391,5 @@ pub(super) fn fault(fault: HttpFault) -> ProviderError {
         HttpFault::Unknown(_) | HttpFault::TimedOut(_) | HttpFault::TooLarge(_) => {
             ProviderError::Unknown(fault.to_string())
         }
-    }
-}
-
-/// Whether an answer is of this media type.
-pub(super) fn is_of(headers: &HeaderMap, media_type: &str) -> bool {
-    headers
-        .get(header::CONTENT_TYPE)
-        .and_then(|value| value.to_str().ok())
-        .and_then(|value| value.split(';').next())
-        .is_some_and(|value| value.trim().eq_ignore_ascii_case(media_type))
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let seconds = headers
-        .get(header::RETRY_AFTER)?
-        .to_str()
-        .ok()?
-        .trim()
-        .parse()
-        .ok()?;
-    Some(Duration::from_secs(seconds))
-}
-
-fn skew(headers: &HeaderMap, now: SystemTime) -> String {
-    match clock_skew(headers, now) {
-        Some(apart) if apart.as_secs() > SKEW_WORTH_TELLING => format!(
-            "; this machine's clock and the Worker's are {} s apart: set the clock",
-            apart.as_secs()
-        ),
-        Some(_) | None => String::new(),
-    }
-}
-
-/// The Worker's code and words, in a form fit for an error line.
-#[derive(Default)]
-struct Said(String);
-
-impl Said {
-    fn read(body: &[u8]) -> Self {
-        let Ok(body) = serde_json::from_slice::<Map<String, Value>>(body) else {
-            return Self::default();
-        };
-        let text = |name: &str| body.get(name).and_then(Value::as_str).unwrap_or_default();
-        let (code, message) = (text("error"), text("message"));
-        let words = if message.is_empty() {
-            format!(" {code}")
-        } else {
-            format!(" {code}: {message}")
-        };
-        Self(
-            words
-                .chars()
-                .filter(|letter| !letter.is_control())
-                .take(WORDS)
-                .collect(),
-        )
-    }
-}
-
-impl fmt::Display for Said {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
     }
 }

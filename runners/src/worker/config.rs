@@ -32,6 +32,17 @@ pub enum SessionStrategy {
     Default,
 }
 
+/// What becomes of the Worker's replies that bear no signature, where requests are signed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnsignedReplies {
+    /// Nothing of them counts.
+    #[default]
+    Refuse,
+    /// They count, for as long as a Worker is deployed that signs none. A wrong signature is refused all the same.
+    Accept,
+}
+
 /// The configuration of the provider `worker`.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
@@ -51,6 +62,9 @@ pub struct WorkerConfig {
     /// Key that signs requests, 32 bytes or more in base64; needs signingKeyId. A Worker that does not check signatures
     /// is then refused.
     pub signing_key: Option<String>,
+    /// What becomes of replies without a signature where requests are signed. Only while a Worker is replaced that signs
+    /// none: accept.
+    pub unsigned_replies: UnsignedReplies,
     /// What agents call: scheme and host of a name in the Worker's BRIDGE_RELAY_HOSTS. Absent: no push relay. Needs
     /// signing.
     #[schemars(length(min = 1, max = 2048))]
@@ -58,6 +72,10 @@ pub struct WorkerConfig {
     /// Begin of the names under which this daemon's relays are known to the Worker; each lease has one of its own.
     #[schemars(length(min = 1, max = 40))]
     pub relay_bridge_id: String,
+    /// How long an agent's PAPERCLIP_API_KEY is good behind the relay, in milliseconds from the opening of its session:
+    /// as long as sessions may last.
+    #[schemars(range(min = 60_000, max = 2_592_000_000_u64))]
+    pub relay_key_lifetime_ms: u64,
     /// Where commands run; absolute. Absent: the Worker's own.
     #[schemars(length(min = 1, max = 4096))]
     pub requested_cwd: Option<String>,
@@ -91,8 +109,10 @@ impl Default for WorkerConfig {
             auth_token: None,
             signing_key_id: None,
             signing_key: None,
+            unsigned_replies: UnsignedReplies::Refuse,
             relay_url: None,
             relay_bridge_id: "pcb".to_owned(),
+            relay_key_lifetime_ms: 86_400_000,
             requested_cwd: None,
             keep_alive: false,
             sleep_after: "10m".to_owned(),

@@ -49,6 +49,8 @@ const REPORT_LIMIT: Duration = Duration::from_secs(2);
 pub(super) const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 /// Before a request whose command still runs is repeated.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
+/// So often at most after an answer that nobody signed.
+const UNPROVEN: u32 = 3;
 
 /// Runs commands in one lease's sandbox.
 pub(super) struct WorkerRunner {
@@ -256,6 +258,7 @@ impl WorkerRunner {
         let whole = limit.max(Duration::from_millis(self.config.bridge_request_timeout_ms)) + SLACK;
         let end = Instant::now() + whole;
         let mut followed = Followed::default();
+        let mut unproven = 0;
         loop {
             let call = Call {
                 method: http::Method::POST,
@@ -265,7 +268,7 @@ impl WorkerRunner {
             };
             let left = end.saturating_duration_since(Instant::now());
             let pause = match self.api.send(&call, left).await {
-                Ok(response) => match follower.follow(response, end, &mut followed).await {
+                Ok(answer) => match follower.follow(answer, end, &mut followed).await {
                     Ok(()) => return Ok(followed),
                     Err(Unfinished::Broken(reason)) => {
                         return Err(self.error(ProviderError::Broken(reason)));
@@ -276,12 +279,24 @@ impl WorkerRunner {
                     Err(Unfinished::LeaseLost(reason)) => {
                         return Err(self.error(ProviderError::LeaseLost(reason)));
                     }
+                    Err(Unfinished::Unproven(reason)) => {
+                        return Err(self.unproven(reason));
+                    }
                     Err(Unfinished::Cut(reason)) => {
                         tracing::debug!(target = %self.target, reason, "a command's events broke off");
                         ASK_AGAIN
                     }
                 },
                 Err(CallFault::InProgress(after)) => after.unwrap_or(ASK_AGAIN),
+                // What stands in front of a Worker may fail for a moment, and cannot sign; asking again tells.
+                Err(CallFault::Unproven(status, reason))
+                    if status.is_server_error() && unproven < UNPROVEN =>
+                {
+                    unproven += 1;
+                    tracing::debug!(target = %self.target, reason, "a command's request was not answered by the Worker");
+                    ASK_AGAIN
+                }
+                Err(CallFault::Unproven(_, reason)) => return Err(self.unproven(reason)),
                 Err(CallFault::Other(ProviderError::Unknown(reason))) => {
                     tracing::debug!(target = %self.target, reason, "a command's request broke off");
                     ASK_AGAIN
@@ -298,6 +313,12 @@ impl WorkerRunner {
             }
             tokio::time::sleep(pause).await;
         }
+    }
+
+    /// The command may have run, and nobody who can be believed says so.
+    fn unproven(&self, reason: String) -> RunnerError {
+        tracing::warn!(target = %self.target, reason, "what became of a command is unknown");
+        self.error(ProviderError::Unproven(reason))
     }
 
     fn error(&self, error: ProviderError) -> RunnerError {

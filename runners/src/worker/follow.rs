@@ -1,25 +1,27 @@
 //! A command's events, from the head of the answer to its result.
 //!
 //! Here: which event does what, the silence after which a stream is given up, and what of a repeated stream is known
-//! already. Not here: the request (`exec`), the events' form (`sse`).
+//! already. Not here: the request (`exec`), the events' form (`sse`), what must be signed (`stream`).
+//!
+//! Output is handed over as it comes. That it was the command's is known with the signature behind it: a stream whose end
+//! is not signed has no result, whatever it said.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
-use http::Response;
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
 use serde::Deserialize;
 use tokio::time::Instant;
 
-use super::api::is_of;
-use super::exec::{CLOSE_LIMIT, Watched};
+use super::api::Answer;
+use super::demand::content_type;
+use super::exec::Watched;
+use super::refusal::is_of;
+use super::signed::SignedStream;
 use super::sse::{Event, EventReader};
+use super::stream::{SILENCE, Stream, Taken, not_signed};
 use crate::{ExecutionResult, OutputSink, OutputStream};
 
-/// The Worker says something at least that often.
-const SILENCE: Duration = Duration::from_secs(60);
 /// Of one event. A repeated request is answered with all output in one; the Worker holds 16 MiB of each.
 const EVENT_LIMIT_BYTES: usize = 24 * 1024 * 1024;
 
@@ -36,8 +38,8 @@ pub(super) struct Followed {
     pub(super) result: ExecutionResult,
     /// Its shell is done with it.
     pub(super) whole: bool,
-    /// Bytes of each output that were taken, as the Worker sent them.
-    taken: [usize; 2],
+    /// Of each output, what was taken as the Worker sent it.
+    taken: [Taken; 2],
 }
 
 /// Why a stream ended without a result.
@@ -51,6 +53,8 @@ pub(super) enum Unfinished {
     Refused(String),
     /// The Worker says that the lease is lost.
     LeaseLost(String),
+    /// What was said is not shown to be the Worker's.
+    Unproven(String),
 }
 
 /// The data of an output event.
@@ -80,34 +84,37 @@ impl Follower {
     /// Follows one stream. What an earlier one of the same command brought is not handed over again.
     pub(super) async fn follow(
         &mut self,
-        response: Response<Incoming>,
+        answer: Answer,
         end: Instant,
         followed: &mut Followed,
     ) -> Result<(), Unfinished> {
+        let Answer { response, demand } = answer;
         if !is_of(response.headers(), "text/event-stream") {
-            return Err(Unfinished::Broken(
-                "a command's answer is no event stream".to_owned(),
-            ));
+            let why = "a command's answer is no event stream".to_owned();
+            return Err(if demand.is_some() {
+                Unfinished::Unproven(why)
+            } else {
+                Unfinished::Broken(why)
+            });
         }
+        let signed = demand.map(|demand| SignedStream::new(demand, content_type(response.headers())));
+        let mut stream = Stream::new(signed, &followed.taken);
         let mut body = response.into_body();
         let mut reader = EventReader::new(EVENT_LIMIT_BYTES);
-        let mut events = Vec::new();
-        let mut seen = [0_usize; 2];
-        // Set once the command has ended, though something may still hold its output.
-        let mut ended: Option<Instant> = None;
         loop {
-            let silent = ended.map_or(Instant::now() + SILENCE, |ended| ended + CLOSE_LIMIT);
+            let silent = stream.silent_until();
             let frame = match tokio::time::timeout_at(silent.min(end), body.frame()).await {
                 Ok(Some(Ok(frame))) => frame,
                 Ok(Some(Err(error))) => return Err(Unfinished::Cut(error.to_string())),
                 Ok(None) => return Err(Unfinished::Cut("it ended without a result".to_owned())),
-                Err(_) if ended.is_some() => {
+                Err(_) if stream.may_conclude() => {
                     self.conclude(followed).await;
                     return Ok(());
                 }
                 Err(_) if Instant::now() >= end => {
                     return Err(Unfinished::Cut("its time is over".to_owned()));
                 }
+                Err(_) if stream.ended.is_some() => return Err(not_signed()),
                 Err(_) => {
                     return Err(Unfinished::Cut(format!(
                         "it was silent for {} s",
@@ -116,25 +123,55 @@ impl Follower {
                 }
             };
             let Ok(bytes) = frame.into_data() else { continue };
-            reader
-                .feed(&bytes, &mut events)
-                .map_err(|fault| Unfinished::Broken(fault.to_string()))?;
-            for event in events.drain(..) {
-                if self.event(event, &mut seen, followed).await? {
-                    return Ok(());
-                }
-            }
-            if ended.is_none() && self.watched.with(|decoder| decoder.exit()).is_some() {
-                ended = Some(Instant::now());
+            if self.bytes(&bytes, &mut reader, &mut stream, followed).await? {
+                return Ok(());
             }
         }
+    }
+
+    /// Takes bytes of the stream; true once the result is there.
+    async fn bytes(
+        &mut self,
+        mut bytes: &[u8],
+        reader: &mut EventReader,
+        stream: &mut Stream,
+        followed: &mut Followed,
+    ) -> Result<bool, Unfinished> {
+        let mut events = Vec::new();
+        while !bytes.is_empty() {
+            let (piece, whole, rest) = match &mut stream.signed {
+                Some(signed) => signed.next(bytes).map_err(Unfinished::Unproven)?,
+                None => (bytes, false, &[][..]),
+            };
+            bytes = rest;
+            reader
+                .feed(piece, &mut events)
+                .map_err(|fault| Unfinished::Broken(fault.to_string()))?;
+            for event in events.drain(..) {
+                if self.event(event, stream, followed).await? {
+                    return Ok(true);
+                }
+            }
+            if let (Some(signed), true) = (&mut stream.signed, whole) {
+                signed.pass();
+            }
+            if stream.ended.is_none() && self.watched.with(|decoder| decoder.exit()).is_some() {
+                stream.ended = Some(Instant::now());
+            }
+            // Whoever holds the output of an ended command may write for ever.
+            if stream.closing_is_over() && stream.may_conclude() {
+                self.conclude(followed).await;
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     /// Takes one event; true for the last one.
     async fn event(
         &mut self,
         event: Event,
-        seen: &mut [usize; 2],
+        stream: &mut Stream,
         followed: &mut Followed,
     ) -> Result<bool, Unfinished> {
         let broken = |what: &str| Unfinished::Broken(format!("the Worker's event {what}"));
@@ -145,16 +182,31 @@ impl Follower {
                 }
                 let output: Output =
                     serde_json::from_slice(&event.data).map_err(|_| broken("is not of its form"))?;
-                let stream = if name == "stdout" {
+                let which = if name == "stdout" {
                     OutputStream::Stdout
                 } else {
                     OutputStream::Stderr
                 };
-                self.output(stream, &output.data, seen, followed).await?;
+                self.output(which, &output.data, stream, followed).await?;
+                Ok(false)
+            }
+            "proof" => {
+                stream.part(&event.data)?;
+                Ok(false)
+            }
+            "result" => {
+                let told = serde_json::from_slice(&event.data).map_err(|_| broken("is not of its form"))?;
+                stream.told = Some(told);
                 Ok(false)
             }
             "complete" => {
-                let complete = complete(&event.data).ok_or_else(|| broken("is not of its form"))?;
+                let complete = match stream.proven("complete", &event.data)? {
+                    Some(told) => Complete {
+                        exit_code: told.exit_code,
+                        timed_out: told.timed_out,
+                    },
+                    None => complete(&event.data).ok_or_else(|| broken("is not of its form"))?,
+                };
                 self.conclude(followed).await;
                 followed.whole = true;
                 followed.result.timed_out = complete.timed_out;
@@ -167,8 +219,13 @@ impl Follower {
                 Ok(true)
             }
             "error" => {
-                let failed: Failed =
-                    serde_json::from_slice(&event.data).map_err(|_| broken("is not of its form"))?;
+                let failed = match stream.proven("error", &event.data)? {
+                    Some(told) => Failed {
+                        error: told.error,
+                        code: told.code,
+                    },
+                    None => serde_json::from_slice(&event.data).map_err(|_| broken("is not of its form"))?,
+                };
                 let words: String = failed
                     .error
                     .chars()
@@ -187,29 +244,32 @@ impl Follower {
 
     async fn output(
         &mut self,
-        stream: OutputStream,
+        which: OutputStream,
         text: &str,
-        seen: &mut [usize; 2],
+        stream: &mut Stream,
         followed: &mut Followed,
     ) -> Result<(), Unfinished> {
-        let [seen_out, seen_err] = seen;
+        let [seen_out, seen_err] = &mut stream.seen;
         let [taken_out, taken_err] = &mut followed.taken;
-        let (seen, taken) = match stream {
-            OutputStream::Stdout => (seen_out, taken_out),
-            OutputStream::Stderr => (seen_err, taken_err),
+        let [again_out, again_err] = &mut stream.again;
+        let (seen, taken, again) = match which {
+            OutputStream::Stdout => (seen_out, taken_out, again_out),
+            OutputStream::Stderr => (seen_err, taken_err, again_err),
         };
-        let known = taken.saturating_sub(*seen).min(text.len());
+        let known = taken.bytes.saturating_sub(*seen).min(text.len());
+        let (old, new) = text.as_bytes().split_at(known);
+        stream.rests = false;
         *seen += text.len();
-        *taken = (*taken).max(*seen);
-        let new = text.as_bytes().get(known..).unwrap_or_default();
+        again.add(old);
+        taken.add(new);
         let mut decoded = Vec::new();
         self.watched
-            .with(|decoder| match stream {
+            .with(|decoder| match which {
                 OutputStream::Stdout => decoder.stdout(new, &mut decoded),
                 OutputStream::Stderr => decoder.stderr(new, &mut decoded),
             })
             .map_err(|fault| Unfinished::Broken(fault.to_string()))?;
-        self.hand_over(stream, decoded, &mut followed.result).await;
+        self.hand_over(which, decoded, &mut followed.result).await;
         Ok(())
     }
 

@@ -1,14 +1,18 @@
 //! The provider `worker`: sandboxes behind a Cloudflare Worker that an operator deploys.
 //!
-//! Here: what it declares, and its leases. In `config` what an operator says of it, in `api` one call, in `exec` one
-//! command, with its script (`wrap`), its output (`output`) and the events that carry it (`follow`, [`sse`]). Not here: the
-//! Worker itself, and the relay that carries callbacks; this says only where it is.
+//! Here: what it declares, and its leases. In `config` what an operator says of it, in `api` one call, with what its
+//! answer must show (`demand`) and what a refusal says (`refusal`), in `exec` one command, with its script (`wrap`), its
+//! output (`output`) and the events that carry it (`follow`, `stream`, `signed`, [`sse`]). Not here: the Worker itself, and the relay that carries callbacks; this says only where it is.
 
 mod config;
 mod api;
+mod demand;
+mod refusal;
 mod exec;
 mod sessions;
 mod follow;
+mod stream;
+mod signed;
 mod wrap;
 mod output;
 pub mod sse;
@@ -33,7 +37,7 @@ use crate::provider::{
 use crate::{CommandManagedRuntimeRunner, Shell};
 
 use api::{Api, Call, CallFault, Context, Signing};
-pub use config::{SessionStrategy, WorkerConfig};
+pub use config::{SessionStrategy, UnsignedReplies, WorkerConfig};
 use exec::WorkerRunner;
 
 const KEY: &str = "worker";
@@ -71,7 +75,11 @@ fn build(settings: ProviderSettings) -> Result<Arc<dyn Provider>, ConfigError> {
         .signing_key_id
         .clone()
         .zip(key)
-        .map(|(key_id, key)| Signing { key_id, key });
+        .map(|(key_id, key)| Signing {
+            key_id,
+            key,
+            lenient: config.unsigned_replies == UnsignedReplies::Accept,
+        });
     let api = Api {
         base,
         expected_host,
@@ -116,12 +124,19 @@ impl WorkerProvider {
             body.insert("issueId".to_owned(), json!(issue));
         }
         body.insert("reuseLease".to_owned(), json!(self.config.reuse_lease));
+        if let Some(request) = &scope.request_id {
+            body.insert("requestId".to_owned(), json!(request));
+        }
         let context = Context::of(scope);
         let call = Call::post("/leases/acquire", body, &context);
         let reply = self.api.call(&call).await.map_err(|fault| match fault {
+            // What this very request had was given back.
+            CallFault::Lost(told) if scope.request_id.is_some() => ProviderError::LeaseLost(told),
             // There is none yet that could be lost.
             CallFault::Lost(told) => ProviderError::Refused(told),
-            fault @ (CallFault::InProgress(_) | CallFault::Other(_)) => fault.into(),
+            fault @ (CallFault::InProgress(_) | CallFault::Unproven(..) | CallFault::Other(_)) => {
+                fault.into()
+            }
         })?;
         lease(reply, scope)
     }
@@ -165,7 +180,9 @@ impl WorkerProvider {
         match self.api.call(&call).await {
             Ok(_) if keep => Ok(Released::Stopped),
             Ok(_) | Err(CallFault::Lost(_)) => Ok(Released::Destroyed),
-            Err(fault @ (CallFault::InProgress(_) | CallFault::Other(_))) => Err(fault.into()),
+            Err(fault @ (CallFault::InProgress(_) | CallFault::Unproven(..) | CallFault::Other(_))) => {
+                Err(fault.into())
+            }
         }
     }
 
@@ -180,7 +197,9 @@ impl WorkerProvider {
         };
         match self.api.call(&call).await {
             Ok(_) | Err(CallFault::Lost(_)) => Ok(Released::Destroyed),
-            Err(fault @ (CallFault::InProgress(_) | CallFault::Other(_))) => Err(fault.into()),
+            Err(fault @ (CallFault::InProgress(_) | CallFault::Unproven(..) | CallFault::Other(_))) => {
+                Err(fault.into())
+            }
         }
     }
 
@@ -282,6 +301,15 @@ fn bridge_id(prefix: &str, lease_id: &str) -> String {
 }
 
 impl Provider for WorkerProvider {
+    /// An environment's sandbox has its name from the environment, and is kept.
+    fn repeats_acquire(&self) -> BoxFuture<'_, Result<bool, ProviderError>> {
+        async {
+            let health = self.api.health().await?;
+            Ok(health.acquire_request_id && !self.config.reuse_lease)
+        }
+        .boxed()
+    }
+
     fn acquire<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Lease, ProviderError>> {
         self.acquire(scope).boxed()
     }
@@ -315,8 +343,9 @@ impl Provider for WorkerProvider {
         self.api.base.as_str().to_owned()
     }
 
-    /// A sandbox that is used again is the environment's and kept. The others have names that the Worker draws, and it
-    /// has no list: one whose name was lost goes to sleep by itself, unless `keepAlive` forbids that.
+    /// A sandbox that is used again is the environment's and kept. The others are asked for again, where the Worker takes
+    /// a request's name for that; else it draws their names and has no list: one whose name was lost goes to sleep by
+    /// itself, unless `keepAlive` forbids that.
     fn made_for<'a>(&'a self, _: &'a LeaseScope) -> BoxFuture<'a, Result<Vec<String>, ProviderError>> {
         let made = if self.config.reuse_lease {
             Ok(vec![])
@@ -336,6 +365,7 @@ impl Provider for WorkerProvider {
             base_url: self.api.base.as_str().to_owned(),
             agent_url: agent_url.clone(),
             bridge_id: bridge_id(&self.config.relay_bridge_id, &lease.id),
+            agent_key_life: Duration::from_millis(self.config.relay_key_lifetime_ms),
             expected_host: self.api.expected_host.clone(),
             key_id: signing.key_id.clone(),
             key: signing.key.clone(),

@@ -26,6 +26,7 @@ mod queue_hosted;
 mod attacks;
 mod fake_target;
 mod worker_target;
+mod worker_ways;
 mod leases;
 mod provider_targets;
 mod environment;

@@ -27,15 +27,15 @@ const CALL: &str = r#"env; curl -sS -w ' %{http_code}\n' -H "Authorization: Bear
     "$PAPERCLIP_API_URL/api/agents/me""#;
 
 /// A Worker, the API, and a daemon's state folder.
-struct World {
-    worker: Workerd,
+pub(crate) struct World {
+    pub(crate) worker: Workerd,
     upstream: Upstream,
-    config: Map<String, Value>,
+    pub(crate) config: Map<String, Value>,
     state: TempDir,
 }
 
 impl World {
-    async fn new(settings: &Settings, changes: Value) -> Option<Self> {
+    pub(crate) async fn new(settings: &Settings, changes: Value) -> Option<Self> {
         if !can_run(installed().map(drop).and_then(|()| program("curl").map(drop))) {
             return None;
         }
@@ -49,7 +49,7 @@ impl World {
         })
     }
 
-    fn command(&self, subcommand: &[&str]) -> BridgeCommand {
+    pub(crate) fn command(&self, subcommand: &[&str]) -> BridgeCommand {
         let fields = self.config.iter().flat_map(|(name, value)| {
             let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
             ["--provider".to_owned(), format!("{name}={value}")]
@@ -62,7 +62,7 @@ impl World {
             .env(CREDENTIAL_VARIABLE, CREDENTIAL)
     }
 
-    fn session(&self, subcommand: &str) -> BridgeCommand {
+    pub(crate) fn session(&self, subcommand: &str) -> BridgeCommand {
         self.command(&[subcommand, "worker:"])
             .args(["--upstream", &self.upstream.url(), "--run-id", RUN_ID])
             .args(["--credential".to_owned(), format!("env:{CREDENTIAL_VARIABLE}")])
@@ -78,14 +78,14 @@ impl World {
         opened.unwrap_or_else(|ended| panic!("{:?}: {}", ended.code, ended.stderr))
     }
 
-    fn leases(&self) -> usize {
+    pub(crate) fn leases(&self) -> usize {
         let entries = std::fs::read_dir(self.state.path().join("leases"));
         let folders = entries.into_iter().flatten().flatten();
         folders.filter(|entry| entry.path().is_dir()).count()
     }
 
     /// Neither the sandbox nor its processes nor its lease are there any more.
-    async fn nothing_is_left(&self) {
+    pub(crate) async fn nothing_is_left(&self) {
         assert_eq!(self.leases(), 0);
         let folder = self.config["requestedCwd"].as_str().expect("it is set");
         eventually(LIMIT, "the sandbox and its processes are gone", || {

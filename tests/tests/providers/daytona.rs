@@ -119,6 +119,7 @@ fn scope() -> LeaseScope {
         issue_id: Some("issue-1".to_owned()),
         company_id: Some("company-1".to_owned()),
         requested_cwd: None,
+        request_id: None,
     }
 }
 

@@ -36,7 +36,7 @@ export function reply(status, body, headers = {}) {
 export const invalid = (message) => new Refusal(400, 'invalid_request', message);
 
 /** 401 with the code of the check that failed. */
-export const unauthorized = (code, message) => new Refusal(401, code, message);
+export const unauthorized = (code, message, headers = {}) => new Refusal(401, code, message, headers);
 
 /** 503: try again; nothing was done. */
 export const unavailable = (code, message) => new Refusal(503, code, message, { 'retry-after': '2' });

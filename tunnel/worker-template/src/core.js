@@ -122,6 +122,7 @@ function health({ settings }) {
       previewUrls: false,
       stdinBase64: true,
       requestId: true,
+      acquireRequestId: true,
       relay: settings.keys.size > 0,
     },
     auth: settings.mode === 'bearer' ? [] : ['pcs1'],
@@ -129,7 +130,7 @@ function health({ settings }) {
   };
 }
 
-/** Signs a reply for a caller who signed. An event stream signs itself, in its last event. */
+/** Signs a reply for a caller who signed. An event stream signs itself as it goes. */
 async function signed(response, proof) {
   if (proof === null || response.headers.get('content-type') === 'text/event-stream') return response;
   const body = await response.arrayBuffer();

@@ -39,8 +39,10 @@ export const isSigned = (request) => HEADERS.some((name) => request.headers.has(
  */
 export async function verify(request, target, settings, now, takeNonce) {
   const envelope = read(request, target);
-  if (Math.abs(Math.floor(now / 1000) - envelope.timestamp) > WINDOW_SECONDS) {
-    throw unauthorized('timestamp_out_of_window', `the timestamp is more than ${WINDOW_SECONDS} s away from this clock`);
+  const seconds = Math.floor(now / 1000);
+  if (Math.abs(seconds - envelope.timestamp) > WINDOW_SECONDS) {
+    const clock = { 'x-paperclip-time': String(seconds) };
+    throw unauthorized('timestamp_out_of_window', `the timestamp is more than ${WINDOW_SECONDS} s away from this clock`, clock);
   }
   const key = settings.keys.get(envelope.keyId);
   if (!key || now < key.notBefore || now > key.notAfter) {
@@ -180,8 +182,8 @@ function encode(text) {
  *
  * @param {Proof} proof
  * @param {number} status
- * @param {string} contentType
- * @param {string} digest of the body; for an event stream, of every byte before its `complete` event
+ * @param {string} contentType with `;part=N` behind it for a part of an event stream
+ * @param {string} digest of the body; of the part; at the end of an event stream, of every byte before its last event
  */
 export async function signReply(proof, status, contentType, digest) {
   const lines = ['PCS1-HMAC-SHA256-RESPONSE', proof.nonce, proof.signature, String(status), contentType.trim().toLowerCase(), digest];

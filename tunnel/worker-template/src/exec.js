@@ -6,11 +6,10 @@
 import { invalid, lost, Refusal, reply } from './answers.js';
 import { quote, run } from './command.js';
 import { eventStream } from './events.js';
-import { failed, hasSentinel, leaseOf, required, sessionOf, text, timeout } from './lease.js';
+import { failed, hasSentinel, leaseOf, requestIdOf, required, sessionOf, text, timeout } from './lease.js';
 import { sandboxId, stdinPath } from './names.js';
 
 const ENV_KEY = /^[A-Za-z_][A-Za-z0-9_]*$/;
-const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
 /** Commands that carry callbacks run beside the agent's own: a session takes one at a time. */
 const CHANNEL = 'PAPERCLIP_SANDBOX_EXEC_CHANNEL';
 
@@ -40,8 +39,7 @@ function asked(fields) {
   }
   const { [CHANNEL]: channel, ...rest } = env;
   const session = sessionOf(fields);
-  const requestId = text(fields, 'requestId', null);
-  if (requestId !== null && !REQUEST_ID.test(requestId)) throw invalid('requestId must be 1 to 128 of visible ASCII');
+  const requestId = requestIdOf(fields);
   return {
     leaseId: sandboxId(required(fields, 'providerLeaseId')),
     command: required(fields, 'command'),

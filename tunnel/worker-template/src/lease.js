@@ -11,6 +11,7 @@ import { normalised, sandboxId, sandboxName, sentinelPath } from './names.js';
 const PROVIDER = 'cloudflare';
 export const DEFAULT_TIMEOUT_MS = 300_000;
 const LONGEST_TIMEOUT_MS = 86_400_000;
+const REQUEST_ID = /^[\x21-\x7e]{1,128}$/;
 
 /** Makes a sandbox, uses it and always destroys it. */
 export async function probe(bridge, fields) {
@@ -31,15 +32,21 @@ export async function probe(bridge, fields) {
   }
 }
 
-/** Makes a sandbox, or takes the environment's; nothing is left behind by a failure. */
+/**
+ * Makes a sandbox, or takes the environment's; nothing is left behind by a failure. The name of a sandbox that is made
+ * under a request id comes from that, so that the same request has the same lease; once that was given back, it has none.
+ */
 export async function acquire(bridge, fields) {
   const wish = wishes(bridge, fields);
   const reuseLease = flag(fields, 'reuseLease', false);
-  const raw = sandboxName({ reuseLease, environmentId: required(fields, 'environmentId'), runId: required(fields, 'runId') });
+  const requestId = requestIdOf(fields);
+  const raw = await sandboxName({ reuseLease, environmentId: required(fields, 'environmentId'), runId: required(fields, 'runId'), requestId });
   const id = wish.normalizeId ? await normalised(raw) : sandboxId(raw);
+  const once = requestId !== null && !reuseLease;
+  if (once && (await leaseOf(bridge, id).isClosed())) throw givenBack(id);
   const sandbox = bridge.open(id, openOptions(wish));
   try {
-    return await take(bridge, sandbox, id, wish, false);
+    return await take(bridge, sandbox, id, wish, false, once);
   } catch (error) {
     if (!reuseLease) await sandbox.destroy().catch((fault) => console.error('a failed acquire left its sandbox behind', fault));
     throw failed(error);
@@ -70,8 +77,9 @@ export async function release(bridge, fields) {
 /** Destroys the sandbox; also if it is gone. */
 export async function destroy(bridge, id) {
   try {
-    await bridge.open(sandboxId(id), {}).destroy();
-    await leaseOf(bridge, id).closed();
+    // Closed first: a request for it that is still under way finds that, and ends what it made.
+    await leaseOf(bridge, sandboxId(id)).closed();
+    await bridge.open(id, {}).destroy();
   } catch (error) {
     throw failed(error);
   }
@@ -99,14 +107,16 @@ export function failed(error) {
   return new Refusal(502, 'sandbox_failed', `the sandbox failed: ${error.message}`);
 }
 
-async function take(bridge, sandbox, id, wish, resumedLease) {
+const givenBack = (id) => lost(`lease ${id} of this request was given back`);
+
+async function take(bridge, sandbox, id, wish, resumedLease, once = false) {
   await sandbox.mkdir(wish.remoteCwd);
   if (wish.sessionStrategy === 'named') await sandbox.session(wish.sessionId);
   const { remoteCwd, sessionStrategy, sessionId, keepAlive, sleepAfter, normalizeId } = wish;
   const shared = { provider: PROVIDER, remoteCwd, sessionStrategy, sessionId, keepAlive, sleepAfter, normalizeId, resumedLease };
   const sentinel = { ...shared, providerLeaseId: id, updatedAt: new Date(bridge.now).toISOString() };
   await sandbox.write(sentinelPath(remoteCwd), `${JSON.stringify(sentinel, null, 2)}\n`, 'utf8');
-  await leaseOf(bridge, id).opened(remoteCwd);
+  if (!(await leaseOf(bridge, id).opened(remoteCwd, once))) throw givenBack(id);
   return { providerLeaseId: id, metadata: { ...shared, sandboxId: id } };
 }
 
@@ -138,6 +148,13 @@ export function timeout(fields) {
     throw invalid(`timeoutMs must be a whole number from 1 to ${LONGEST_TIMEOUT_MS}`);
   }
   return value;
+}
+
+/** What tells a request that is sent again from another, or null. */
+export function requestIdOf(fields) {
+  const requestId = text(fields, 'requestId', null);
+  if (requestId !== null && !REQUEST_ID.test(requestId)) throw invalid('requestId must be 1 to 128 of visible ASCII');
+  return requestId;
 }
 
 /** A text that must be there. */

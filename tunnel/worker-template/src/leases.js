@@ -19,14 +19,21 @@ export class BridgeLeases extends DurableObject {
     this.sql.exec('CREATE TABLE IF NOT EXISTS parts (id TEXT NOT NULL, n INTEGER NOT NULL, bytes BLOB NOT NULL, PRIMARY KEY (id, n))');
   }
 
-  /** The lease is held, and its sentinel is in this folder. */
-  async opened(remoteCwd) {
+  /** The lease is held, and its sentinel is in this folder; false where it was given back and is had only `once`. */
+  async opened(remoteCwd, once) {
+    if (once && (await this.isClosed())) return false;
     this.sql.exec('INSERT OR REPLACE INTO lease VALUES (1, 1, ?)', remoteCwd);
+    return true;
   }
 
-  /** The sandbox was destroyed. */
+  /** The sandbox is destroyed, also one that is being made. */
   async closed() {
-    this.sql.exec('UPDATE lease SET open = 0');
+    this.sql.exec("INSERT INTO lease VALUES (1, 0, '') ON CONFLICT (one) DO UPDATE SET open = 0");
+  }
+
+  /** Whether it was held, or asked for, and is no more. */
+  async isClosed() {
+    return this.sql.exec('SELECT 1 FROM lease WHERE open = 0').toArray().length > 0;
   }
 
   /** The folder of the sentinel, or null where the lease is not held. */

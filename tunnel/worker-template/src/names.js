@@ -11,9 +11,10 @@ const TAIL = 8;
 const RESERVED = ['www', 'api', 'admin', 'root', 'system', 'cloudflare', 'workers'];
 const FORM = /^[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?$/;
 
-/** The sandbox of an environment that is used again, or a fresh one for a run. */
-export function sandboxName({ reuseLease, environmentId, runId }) {
-  return reuseLease ? `pc-env-${environmentId}` : `pc-${runId}-${randomHex(4)}`;
+/** The sandbox of an environment that is used again, that of a request for a run, or a fresh one. */
+export async function sandboxName({ reuseLease, environmentId, runId, requestId }) {
+  if (reuseLease) return `pc-env-${environmentId}`;
+  return `pc-${runId}-${requestId === null ? randomHex(4) : (await sha256(utf8(`acquire\n${requestId}`))).slice(0, 16)}`;
 }
 
 /**

@@ -63,7 +63,8 @@ test('health tells who answers and what it can do', async () => {
   const { ok, provider, bridgeVersion, capabilities, auth } = json;
   assert.deepEqual([ok, provider, bridgeVersion, auth], [true, 'cloudflare', '0.1.0', ['pcs1']]);
   assert.deepEqual([capabilities.reuseLease, capabilities.namedSessions, capabilities.previewUrls], [true, true, false]);
-  assert.deepEqual([capabilities.stdinBase64, capabilities.requestId, capabilities.relay], [true, true, true]);
+  const { stdinBase64, requestId, acquireRequestId, relay } = capabilities;
+  assert.deepEqual([stdinBase64, requestId, acquireRequestId, relay], [true, true, true, true]);
 });
 
 test('the bearer token is checked before anything else', async () => {
@@ -153,6 +154,31 @@ test('sandbox ids are normalised, and two environments never meet in one', async
   assert.notEqual(await idOf({ runId: 'r1' }), await idOf({ runId: 'r1' }));
   const raw = await post('/leases/acquire', { environmentId: 'A_b', runId: 'r', reuseLease: true, normalizeId: false });
   assert.deepEqual(verdict(raw), [400, 'invalid_request']);
+});
+
+test('the same acquire has the same lease, another request another, and none once it was given back', async () => {
+  const fields = { environmentId: 'e', runId: randomUUID(), requestId: 'first', requestedCwd: world.workspace() };
+  const acquire = (changes = {}) => post('/leases/acquire', { ...fields, ...changes });
+  const { providerLeaseId } = (await acquire()).json;
+  await writeFile(`${fields.requestedCwd}/file`, 'kept');
+
+  const [again, at, once] = await Promise.all([acquire(), acquire(), acquire({ requestId: 'second', requestedCwd: world.workspace() })]);
+
+  assert.deepEqual([again.json.providerLeaseId, at.json.providerLeaseId], [providerLeaseId, providerLeaseId]);
+  assert.notEqual(once.json.providerLeaseId, providerLeaseId);
+  assert.equal(await readFile(`${fields.requestedCwd}/file`, 'utf8'), 'kept');
+  assert.equal((await call(world, 'DELETE', `/leases/${providerLeaseId}`)).status, 200);
+  assert.deepEqual(verdict(await acquire()), [409, 'sandbox_state_lost']);
+  assert.ok(!existsSync(fields.requestedCwd));
+  assert.deepEqual(verdict(await acquire({ requestId: 'a b' })), [400, 'invalid_request']);
+});
+
+test('an environment that is used again is had again under the same request', async () => {
+  const fields = { environmentId: randomUUID(), runId: 'r', reuseLease: true, requestId: 'one', requestedCwd: world.workspace() };
+  const { providerLeaseId } = (await post('/leases/acquire', fields)).json;
+  await call(world, 'DELETE', `/leases/${providerLeaseId}`);
+
+  assert.equal((await post('/leases/acquire', fields)).json.providerLeaseId, providerLeaseId);
 });
 
 test('what acquire needs is asked for', async () => {
@@ -405,19 +431,46 @@ test('a caller that goes takes its streamed command with it', async () => {
   await until('it has ended', async () => !(await isRunning(mark)));
 });
 
-test('the last event of a signed stream signs all before it', async () => {
-  const lease = await leased();
-  const body = JSON.stringify({ providerLeaseId: lease.providerLeaseId, ...shell('echo a; echo b >&2', { streamOutput: true }) });
+/** The bytes of a signed stream and what its signatures must be. */
+async function signedStream(lease, fields) {
+  const body = JSON.stringify({ providerLeaseId: lease.providerLeaseId, streamOutput: true, ...fields });
   const { host } = new URL(world.url);
   const headers = { ...signedHeaders({ method: 'POST', target: `${PREFIX}/exec`, host, body }), host };
-
   const { text } = await send(world.url, { method: 'POST', target: `${PREFIX}/exec`, headers, body });
+  const request = headers['x-paperclip-signature'].slice('v1='.length);
+  const signature = (bytes, type) => {
+    const digest = createHash('sha256').update(bytes).digest('hex');
+    return `v1=${hmac(KEY, ['PCS1-HMAC-SHA256-RESPONSE', headers['x-paperclip-nonce'], request, '200', type, digest].join('\n'))}`;
+  };
+  return { text, signature };
+}
 
-  const before = text.slice(0, text.indexOf('event: complete'));
-  const digest = createHash('sha256').update(before).digest('hex');
-  const signature = headers['x-paperclip-signature'].slice('v1='.length);
-  const lines = ['PCS1-HMAC-SHA256-RESPONSE', headers['x-paperclip-nonce'], signature, '200', 'text/event-stream', digest];
-  assert.equal(eventsOf(text).at(-1)[1].signature, `v1=${hmac(KEY, lines.join('\n'))}`);
+test('the last event of a signed stream signs all before it, and its own words stand there', async () => {
+  const lease = await leased();
+  const rows = [
+    [shell('echo a; echo b >&2; exit 3'), 'complete', { event: 'complete', exitCode: 3, signal: null, timedOut: false }],
+    [shell('sleep 600', { timeoutMs: 200 }), 'complete', { event: 'complete', exitCode: null, signal: null, timedOut: true }],
+  ];
+  for (const [fields, name, result] of rows) {
+    const { text, signature } = await signedStream(lease, fields);
+
+    const before = text.slice(0, text.indexOf(`event: ${name}`));
+    const [told, last] = eventsOf(text).slice(-2);
+    assert.equal(last[1].signature, signature(before, 'text/event-stream'));
+    assert.deepEqual([told, last[0]], [['result', result], name]);
+  }
+});
+
+test('the output of a signed stream is signed while its command runs, part by part', async () => {
+  const lease = await leased();
+
+  const { text, signature } = await signedStream(lease, shell('for n in 1 2 3; do echo $n; sleep 0.8; done'));
+
+  const parts = text.split(/event: proof\ndata: (.*)\n\n/);
+  const proofs = parts.filter((_, at) => at % 2 === 1).map((data) => JSON.parse(data).signature);
+  const signed = parts.filter((_, at) => at % 2 === 0).slice(0, -1);
+  assert.ok(proofs.length >= 2, text);
+  assert.deepEqual(proofs, signed.map((bytes, at) => signature(bytes, `text/event-stream;part=${at + 1}`)));
 });
 
 test('a request that is repeated is answered with its result and never run again', async () => {

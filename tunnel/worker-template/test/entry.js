@@ -1,13 +1,21 @@
 // The Worker as it is tested: the same bridge, with a sandbox played on loopback behind it.
 //
 // Here: the interface of src/sandbox.js over test/exec-service.mjs, and what only tests may ask for by headers: another
-// clock, a store of nonces that is down, and what a benchmark holds the relay against.
+// clock, a store of nonces that is down, when the relay wakes, and what a benchmark holds the relay against.
 
 import { createBridge } from '../src/core.js';
+import { BridgeRelay as Relay } from '../src/relay/object.js';
 
 export { BridgeLeases } from '../src/leases.js';
 export { BridgeNonces } from '../src/nonces.js';
-export { BridgeRelay } from '../src/relay/object.js';
+
+/** Says in the runtime's log each time it comes into being: the first time, and whenever it slept. */
+export class BridgeRelay extends Relay {
+  constructor(ctx, env) {
+    super(ctx, env);
+    console.log(`a relay wakes: ${ctx.id}`);
+  }
+}
 
 const open = (env, sandbox) => {
   const call = async (name, ask) => {
@@ -48,8 +56,8 @@ async function* lines(body) {
   }
 }
 
-/** The clock of a test, in milliseconds, where it names one. */
-const now = (request) => Number(request.headers.get('x-test-now') ?? Date.now());
+/** The clock of a test, in milliseconds, where it names one or how far it is off. */
+const clock = (env) => (request) => Number(request.headers.get('x-test-now') ?? Date.now() + Number(env.TEST_CLOCK_OFF_MS ?? 0));
 
 /** A store that is down, where a test asks for that. */
 const down = {
@@ -66,7 +74,7 @@ const direct = (request, env) => {
 export default {
   async fetch(request, env, ctx) {
     if (env.UPSTREAM && request.headers.get('authorization') === 'Bearer direct') return direct(request, env);
-    const bridge = createBridge({ open, now, keepAliveMs: Number(env.TEST_KEEP_ALIVE_MS) });
+    const bridge = createBridge({ open, now: clock(env), keepAliveMs: Number(env.TEST_KEEP_ALIVE_MS) });
     const bindings = request.headers.get('x-test-nonces') === 'down' ? { ...env, BRIDGE_NONCES: down } : env;
     return bridge.fetch(request, bindings, ctx);
   },

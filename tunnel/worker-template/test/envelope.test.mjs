@@ -1,11 +1,13 @@
 // Who is admitted: signed requests, check by check and in their order, and bearer tokens by mode.
 
 import assert from 'node:assert/strict';
-import { randomBytes } from 'node:crypto';
+import { createHash, randomBytes, webcrypto } from 'node:crypto';
+import { readFile } from 'node:fs/promises';
 import { after, before, test } from 'node:test';
 
 import { call, hmac, lines, PREFIX, send, signedCall, signedHeaders } from './caller.mjs';
 import { KEY, startWorld, TOKEN } from './world.mjs';
+import { signReply } from '../src/envelope.js';
 
 const OTHER = Buffer.alloc(32, 7);
 const VECTOR_TIME = 1_767_225_600;
@@ -105,6 +107,12 @@ test('the clock may be off by 300 seconds, not by 301', async () => {
     const answer = await signedCall(world, { timestamp: now + off }, (headers) => ({ ...headers, ...at(now) }));
     assert.deepEqual(verdict(answer), expected, `${off} s`);
   }
+});
+
+test('a refusal for its time tells the Worker\'s', async () => {
+  const late = await signedCall(world, { timestamp: VECTOR_TIME }, (headers) => ({ ...headers, ...at(VECTOR_TIME + 412) }));
+
+  assert.deepEqual([late.status, late.headers['x-paperclip-time']], [401, String(VECTOR_TIME + 412)]);
 });
 
 test('keys are known by their id and live in their time', async () => {
@@ -222,7 +230,6 @@ test('the first check that fails decides', async () => {
 test('a reply to a signed request is signed', async () => {
   const { host } = new URL(world.url);
   const headers = signedHeaders({ method: 'GET', target: `${PREFIX}/health`, host });
-  const { createHash } = await import('node:crypto');
 
   const answer = await send(world.url, { target: `${PREFIX}/health`, headers: { ...headers, host } });
 
@@ -230,6 +237,44 @@ test('a reply to a signed request is signed', async () => {
   const signature = headers['x-paperclip-signature'].slice('v1='.length);
   const signed = ['PCS1-HMAC-SHA256-RESPONSE', headers['x-paperclip-nonce'], signature, '200', 'application/json', digest].join('\n');
   assert.equal(answer.headers['x-paperclip-response-signature'], `v1=${hmac(KEY, signed)}`);
+});
+
+test('replies are signed as the table says that both sides share', async () => {
+  const table = await readFile(new URL('../../../policy/cases/replies.toml', import.meta.url), 'utf8');
+  const rows = table.split('\n').filter((line) => line.includes('{ name = ')).map((line) => {
+    const fields = line.matchAll(/(\w+) = ("(?:[^"\\]|\\.)*"|\w+)/g);
+    return Object.fromEntries(Array.from(fields, ([, name, value]) => [name, JSON.parse(value)]));
+  });
+  assert.ok(rows.length > 20);
+  const key = await webcrypto.subtle.importKey('raw', KEY, { name: 'HMAC', hash: 'SHA-256' }, false, ['sign']);
+  for (const { name, good, nonce, signature, status, content_type: type, part, body, presented } of rows) {
+    const digest = createHash('sha256').update(body).digest('hex');
+    const trimmed = type.trim();
+
+    const signed = await signReply({ key, nonce, signature }, status, part > 0 ? `${trimmed};part=${part}` : trimmed, digest);
+
+    assert.equal(signed === presented, good, name);
+  }
+});
+
+test('what is said before the nonce is taken is signed for nobody, and what is said after it is', async () => {
+  const nonce = randomBytes(16).toString('base64url');
+  const host = new URL(world.url).host;
+  const header = async (answer) => (await answer).headers['x-paperclip-response-signature'];
+  await signedCall(world, { nonce });
+
+  for (const unsigned of [
+    signedCall(world, { nonce }),
+    signedCall(world, { token: 'wrong' }),
+    signedCall(world, { timestamp: VECTOR_TIME }),
+    signedCall(world, { keyId: 'nobody' }),
+    signedCall(world, { key: OTHER }),
+    signedCall(world, {}, (headers) => ({ ...headers, 'x-test-nonces': 'down' })),
+    signedCall(world, { host: `other.${host}` }),
+  ]) {
+    assert.equal(await header(unsigned), undefined);
+  }
+  assert.match(await header(signedCall(world, { path: '/nowhere' })), /^v1=[0-9a-f]{64}$/);
 });
 
 test('a bearer token alone is not enough in mode signed', async () => {

@@ -510,6 +510,25 @@ test('a PING is answered with its own bytes', async (context) => {
   assert.deepEqual(Buffer.from(daemon.seen.find(({ type }) => type === frames.PONG).payload), bytes);
 });
 
+test('a relay that the runtime put to sleep goes on with its socket', async (context) => {
+  const fresh = await startWorld();
+  context.after(() => fresh.stop());
+  const closed = [];
+  const { daemon, ask } = await bridge(context, (call) => call.answer(200, 'awake'), { world: fresh });
+  daemon.socket.on('close', () => closed.push(true));
+  const wakes = () => fresh.log.split('a relay wakes').length - 1;
+  assert.deepEqual([(await ask()).text, wakes()], ['awake', 1]);
+
+  // Ten seconds without a word are its bedtime; each look wakes it, so the waits grow.
+  for (let seconds = 11; wakes() < 2; seconds += 4) {
+    assert.ok(seconds < 40, 'the runtime puts it to sleep');
+    await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+    assert.equal((await ask()).text, 'awake');
+  }
+
+  assert.deepEqual([closed, (await ask()).text], [[], 'awake']);
+});
+
 test('when the Worker is killed midway its callers see a cut, and the daemon connects again', async (context) => {
   const { bridgeId, daemon, ask } = await bridge(context, () => {});
   const open = ask({ method: 'POST' }).then(() => 'answered', () => 'cut');

@@ -65,6 +65,8 @@ struct State {
     next_id: Option<String>,
     commands_lose_the_lease: bool,
     finds_runs: bool,
+    /// What each request has; nothing once that was given back.
+    requests: Option<BTreeMap<String, String>>,
     account: String,
 }
 
@@ -109,6 +111,10 @@ impl Cloud {
 
     pub(super) fn finds_runs(&self) {
         self.state().finds_runs = true;
+    }
+
+    pub(super) fn repeats_acquire(&self) {
+        self.state().requests = Some(BTreeMap::new());
     }
 
     pub(super) fn account(&self, name: &str) {
@@ -182,14 +188,25 @@ impl Provider for Cloud {
     fn acquire<'a>(&'a self, scope: &'a LeaseScope) -> BoxFuture<'a, Result<Lease, ProviderError>> {
         self.call("acquire", &scope.run_id, |state| {
             state.next += 1;
-            let id = state
+            let mut id = state
                 .next_id
                 .clone()
                 .unwrap_or_else(|| format!("s{}", state.next));
+            if let (Some(requests), Some(request)) = (&mut state.requests, &scope.request_id) {
+                match requests.get(request) {
+                    Some(known) if !state.sandboxes.contains_key(known) => return Err(lost(known)),
+                    Some(known) => id.clone_from(known),
+                    None => drop(requests.insert(request.clone(), id.clone())),
+                }
+            }
             state.sandboxes.insert(id.clone(), scope.run_id.clone());
             Ok(lease(state, &id, false))
         })
         .boxed()
+    }
+
+    fn repeats_acquire(&self) -> BoxFuture<'_, Result<bool, ProviderError>> {
+        std::future::ready(Ok(self.state().requests.is_some())).boxed()
     }
 
     fn resume<'a>(

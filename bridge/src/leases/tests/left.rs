@@ -222,6 +222,47 @@ fn an_acquire_whose_answer_was_lost_is_looked_for_and_ended() {
 }
 
 #[test]
+fn an_acquire_whose_answer_was_lost_is_asked_again_under_its_name_and_ended() {
+    let (folder, cloud) = world();
+    cloud.repeats_acquire();
+    cloud.add("elsewhere", "run-1");
+    on_a_runtime(async {
+        let process = Process::new(folder.path(), &cloud);
+        cloud.plan("acquire", [Plan::LoseAnswer]);
+        process.acquire().await.unwrap_err();
+        // Also where the answer to the end is lost: what was given back is not made again.
+        cloud.plan("destroy", [Plan::LoseAnswer]);
+
+        let first = process.reap().await;
+        let second = process.reap().await;
+
+        assert!(matches!(first.as_slice(), [GaveBack::Owed { .. }]), "{first:?}");
+        assert!(matches!(second.as_slice(), [GaveBack::Nothing(_)]), "{second:?}");
+        assert_eq!(cloud.sandboxes(), ["elsewhere"]);
+        assert_eq!(process.stages().await, []);
+    });
+}
+
+#[test]
+fn an_acquire_that_never_arrived_leaves_nothing_when_it_is_asked_again() {
+    let (folder, cloud) = world();
+    cloud.repeats_acquire();
+    on_a_runtime(async {
+        let process = Process::new(folder.path(), &cloud);
+        cloud.plan("acquire", [Plan::Fail(ProviderError::Unknown("cut".into()))]);
+        process.acquire().await.unwrap_err();
+
+        let reaped = process.reap().await;
+
+        assert!(
+            matches!(reaped.as_slice(), [GaveBack::Confirmed(_)]),
+            "{reaped:?}"
+        );
+        assert_eq!((cloud.sandboxes(), process.stages().await), (vec![], vec![]));
+    });
+}
+
+#[test]
 fn a_sandbox_that_another_entry_speaks_of_is_not_the_one_that_is_looked_for() {
     let (folder, cloud) = world();
     cloud.finds_runs();

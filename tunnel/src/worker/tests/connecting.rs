@@ -62,6 +62,7 @@ async fn loopback(expected_host: Option<&str>) -> Loopback {
         base_url: format!("http://{address}"),
         agent_url: "https://relay.example".into(),
         bridge_id: "b-1".into(),
+        agent_key_life: std::time::Duration::from_secs(60),
         expected_host: expected_host.unwrap_or(&address).into(),
         key_id: "k1".into(),
         key: secret("KEY"),
