@@ -128,6 +128,7 @@ pub trait SecretSource: Send + Sync {
     fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>>;
 
     /// The provider answered 401 to what `reference` gave: it is read anew at its next use, however fresh it seems.
+    /// Providers do not call it themselves; [`SecretHandle::renewed`] does.
     fn rejected(&self, _reference: &str) {}
 }
 

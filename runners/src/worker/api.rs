@@ -16,6 +16,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 use tokio::sync::OnceCell;
 
+use crate::SecretText;
 use crate::http::{BaseUrl, HttpClient, HttpFault, clock_skew};
 use crate::provider::{LeaseScope, ProviderError, RequestSigner, SecretHandle, UnsignedRequest};
 
@@ -38,6 +39,13 @@ const JSON: &str = "application/json";
 pub(super) struct Signing {
     pub(super) key_id: String,
     pub(super) key: SecretHandle,
+}
+
+/// The secrets of one call.
+struct Keys {
+    bearer: SecretText,
+    /// Present where requests are signed.
+    signing: Option<SecretText>,
 }
 
 /// One Worker's bridge API.
@@ -191,11 +199,21 @@ impl Api {
     ) -> Result<Response<Incoming>, CallFault> {
         let end = tokio::time::Instant::now() + limit;
         let mut attempt = 1;
+        let mut keys = self.keys().await?;
+        let mut renewed = false;
         loop {
-            let request = self.request(call).await?;
+            let request = self.request(call, &keys)?;
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             match self.http.send(request, left).await {
                 Ok(response) if response.status() == StatusCode::OK => return Ok(response),
+                // A request that is refused has done nothing.
+                Ok(response)
+                    if response.status() == StatusCode::UNAUTHORIZED
+                        && !renewed
+                        && self.renew(&mut keys).await =>
+                {
+                    renewed = true;
+                }
                 Ok(response) => return Err(self.refusal(response, left).await),
                 Err(HttpFault::NotSent(_)) if attempt < ATTEMPTS => {
                     tokio::time::sleep(PAUSE * attempt).await;
@@ -207,7 +225,8 @@ impl Api {
         }
     }
 
-    async fn request(&self, call: &Call<'_>) -> Result<Request<Full<Bytes>>, ProviderError> {
+    /// The secrets as they are now.
+    async fn keys(&self) -> Result<Keys, ProviderError> {
         let host = self.base.host_header();
         // Before any secret is looked up: what is signed for another host must not exist.
         if host != self.expected_host {
@@ -216,13 +235,40 @@ impl Api {
                 self.expected_host
             )));
         }
+        Ok(Keys {
+            bearer: self.bearer.get().await?,
+            signing: match &self.signing {
+                Some(signing) => Some(signing.key.get().await?),
+                None => None,
+            },
+        })
+    }
+
+    /// Whether one of the secrets is another by now; the Worker does not say which of them it refused.
+    async fn renew(&self, keys: &mut Keys) -> bool {
+        let bearer = self.bearer.renewed(&keys.bearer).await;
+        let signing = match (&self.signing, &keys.signing) {
+            (Some(signing), Some(refused)) => signing.key.renewed(refused).await,
+            (Some(_) | None, _) => None,
+        };
+        let changed = bearer.is_some() || signing.is_some();
+        if let Some(bearer) = bearer {
+            keys.bearer = bearer;
+        }
+        if signing.is_some() {
+            keys.signing = signing;
+        }
+        changed
+    }
+
+    fn request(&self, call: &Call<'_>, keys: &Keys) -> Result<Request<Full<Bytes>>, ProviderError> {
+        let host = self.base.host_header();
         let url = self.base.join(&format!("{PREFIX}{}", call.path));
         let uri: http::Uri = url
             .parse()
             .map_err(|_| ProviderError::Refused(format!("{PREFIX}{} is no path", call.path)))?;
         let content_type = if call.body.is_empty() { "" } else { JSON };
-        let bearer = self.bearer.get().await?;
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", bearer.expose()))
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", keys.bearer.expose()))
             .map_err(|_| ProviderError::Refused("authToken holds what no header can".to_owned()))?;
         authorization.set_sensitive(true);
         let mut request = Request::builder()
@@ -236,8 +282,7 @@ impl Api {
         for (name, value) in &call.context.0 {
             request = request.header(format!("x-paperclip-{name}"), value.as_str());
         }
-        if let Some(signing) = &self.signing {
-            let key = signing.key.get().await?;
+        if let (Some(signing), Some(key)) = (&self.signing, &keys.signing) {
             let context: Vec<(&str, &str)> = call
                 .context
                 .0
@@ -252,7 +297,7 @@ impl Api {
                 context: &context,
                 body: &call.body,
             };
-            let signed = self.signer.sign(&signing.key_id, &key, &unsigned);
+            let signed = self.signer.sign(&signing.key_id, key, &unsigned);
             for (name, value) in signed.map_err(ProviderError::Refused)? {
                 request = request.header(name, value);
             }

@@ -11,4 +11,5 @@ mod daytona;
 mod daytona_facts;
 mod daytona_sdk;
 mod worker;
+mod rotation;
 mod relay;
