@@ -253,8 +253,8 @@ impl DaytonaRunner {
                 result.killed = Some(Killed::Group);
             }
             Stop::Answered(Err(fault)) => match (&state, cut) {
-                (_, (true, _)) if result.killed.is_some() => result.timed_out = true,
-                (_, (_, true)) if result.killed.is_some() => result.cancelled = true,
+                (_, (true, _)) if is_ended(result.killed) => result.timed_out = true,
+                (_, (_, true)) if is_ended(result.killed) => result.cancelled = true,
                 (Ok(State::Ended(_)), _) => {}
                 _ => return Err(self.explain(fault, true).await),
             },
@@ -321,7 +321,7 @@ impl DaytonaRunner {
         }
     }
 
-    /// Ends the command's group: `TERM`, and `KILL` five seconds later. None where it could not be ended.
+    /// Ends the command's group: `TERM`, and `KILL` five seconds later. None where it never told of itself.
     async fn kill(&self, toolbox: &Toolbox, job: &Job) -> Option<Killed> {
         let end = Instant::now() + PID_LIMIT;
         let line = loop {
@@ -338,8 +338,11 @@ impl DaytonaRunner {
             // It ended in the same moment.
             KillOutcome::AlreadyGone => Some(Killed::Group),
             KillOutcome::NotPermitted | KillOutcome::Failed => {
-                tracing::warn!(target = self.target, "a command in a sandbox could not be ended");
-                None
+                tracing::warn!(
+                    target = self.target,
+                    "a command in a sandbox could not be ended and may still run"
+                );
+                Some(Killed::Unconfirmed)
             }
         }
     }
@@ -445,6 +448,11 @@ async fn collect(stdin: Input) -> Result<Option<Bytes>, RunnerError> {
             }
         }
     }
+}
+
+/// Whether a kill is known to have worked.
+fn is_ended(killed: Option<Killed>) -> bool {
+    killed.is_some_and(|killed| killed != Killed::Unconfirmed)
 }
 
 fn cancelled() -> ExecutionResult {
