@@ -4,6 +4,7 @@
 
 mod hosts;
 mod sandboxes;
+mod clouds;
 mod nowhere_else;
 
 use std::time::Duration;
