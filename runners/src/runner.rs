@@ -199,6 +199,8 @@ pub enum Killed {
     LeaderOnly,
     /// Nothing yet: the connection was lost; the kill is owed and done on reconnect.
     Owed,
+    /// Nothing that we know of: the kill did not get through, or was not permitted. It may still run.
+    Unconfirmed,
 }
 
 /// How a command ended.

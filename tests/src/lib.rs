@@ -22,6 +22,7 @@ pub mod moto;
 pub mod user;
 pub mod workerd;
 pub mod relayed;
+pub mod rotating;
 pub mod processes;
 pub mod waiting;
 pub mod measure;

@@ -78,10 +78,19 @@ pub fn config(worker: &Workerd, changes: Value) -> Map<String, Value> {
 ///
 /// Where it is refused.
 pub fn provider(config: Map<String, Value>) -> Arc<dyn Provider> {
+    provider_with(config, Arc::new(Secrets))
+}
+
+/// The same with secrets of the test's own.
+///
+/// # Panics
+///
+/// Where it is refused.
+pub fn provider_with(config: Map<String, Value>, secrets: Arc<dyn SecretSource>) -> Arc<dyn Provider> {
     let spec = find("worker").expect("it is in the list");
     let settings = ProviderSettings {
         config,
-        secrets: Arc::new(Secrets),
+        secrets,
         signer: Arc::new(EnvelopeSigner),
         http: HttpClient::new([]),
         environment: |_| None,

@@ -54,8 +54,8 @@ pub struct ProviderTarget {
     pub spec: &'static ProviderSpec,
     /// The lease to resume; `None` acquires one.
     pub id: Option<String>,
-    /// It belongs to somebody else, so it is let go of at the end and not given back.
-    pub borrowed: bool,
+    /// The lease of that id is only looked at: at the end its provider hears nothing.
+    pub probed: bool,
     /// Where leases are written down; a folder that many sessions may share.
     pub leases: PathBuf,
     /// The provider's own configuration.

@@ -202,6 +202,7 @@ fn record_as_json(record: &LeaseRecord) -> Value {
     json!({
         "provider": record.provider,
         "id": record.id(),
+        "borrowed": !record.made,
         "run_id": record.scope.run_id,
         "environment_id": record.scope.environment_id,
         "issue_id": record.scope.issue_id,
@@ -262,6 +263,7 @@ fn outcome(outcome: &GaveBack) -> (&'static str, String) {
     match outcome {
         GaveBack::Confirmed(released) => ("released", format!("{released:?}").to_lowercase()),
         GaveBack::Nothing(why) => ("lost", why.clone()),
+        GaveBack::Borrowed => ("left_alone", "it was borrowed and is left as it is".to_owned()),
         GaveBack::Owed { why, .. } => ("owed", why.clone()),
     }
 }

@@ -168,10 +168,18 @@ fn conclude(result: Result<ExecutionResult, RunnerError>, asked: Option<Ending>)
             );
         }
         Some(Killed::Owed) => complain("the connection was lost; COMMAND may still run on the target"),
+        Some(Killed::Unconfirmed) => {
+            complain("COMMAND could not be ended; it may still run on the target");
+        }
         Some(Killed::Group) | None => {}
     }
     if result.timed_out {
-        complain("COMMAND was ended: it took longer than it may");
+        match result.killed {
+            Some(Killed::Owed | Killed::Unconfirmed) => complain("COMMAND took longer than it may"),
+            Some(Killed::Group | Killed::LeaderOnly) | None => {
+                complain("COMMAND was ended: it took longer than it may");
+            }
+        }
         return Ok(Exit::Command(TIMED_OUT));
     }
     match (result.exit_code, result.signal, asked) {

@@ -116,7 +116,7 @@ fn lease(spec: &'static provider::ProviderSpec, id: &str) -> Result<ProviderTarg
     Ok(ProviderTarget {
         spec,
         id: Some(id.to_owned()).filter(|id| !id.is_empty()),
-        borrowed: false,
+        probed: false,
         leases: PathBuf::new(),
         config: ProviderConfig::default(),
         secrets: Secrets::default(),

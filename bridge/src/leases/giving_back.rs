@@ -23,6 +23,8 @@ pub(crate) enum GaveBack {
     Confirmed(Released),
     /// It had ended the lease by itself, or never made one.
     Nothing(String),
+    /// It is somebody else's, and was left as it is without a word to the provider.
+    Borrowed,
     /// Not confirmed, and so still owed.
     Owed {
         /// Why.
@@ -34,12 +36,12 @@ pub(crate) enum GaveBack {
 
 /// Gives back what the entry's record speaks of. The record says that it is owed before the provider is asked.
 pub(super) async fn attempt(entry: &mut Entry, provider: &Arc<dyn Provider>, now: SystemTime) -> GaveBack {
+    if !entry.record.made {
+        return GaveBack::Borrowed;
+    }
     let Some(lease) = entry.record.lease.clone() else {
         return look_for(entry, provider, now).await;
     };
-    if entry.record.borrowed {
-        return GaveBack::Nothing("it was borrowed, and is left to whoever has it".to_owned());
-    }
     let asked_before = entry.record.stage == Stage::Owed;
     let expired = entry.record.expired(now);
     if entry.record.stage != Stage::Owed {
@@ -50,7 +52,7 @@ pub(super) async fn attempt(entry: &mut Entry, provider: &Arc<dyn Provider>, now
         }
     }
     // An answer was lost, or a process killed before it: the provider is not asked twice for what it has done already.
-    if asked_before && entry.record.made && is_gone(provider, &lease).await {
+    if asked_before && is_gone(provider, &lease).await {
         return GaveBack::Confirmed(Released::Destroyed);
     }
     let gave_back = confirmed(limited(provider.release(&lease)).await);
@@ -58,7 +60,9 @@ pub(super) async fn attempt(entry: &mut Entry, provider: &Arc<dyn Provider>, now
         GaveBack::Owed { why, .. } if expired => {
             GaveBack::Nothing(format!("it has expired; the provider was asked once more: {why}"))
         }
-        GaveBack::Confirmed(_) | GaveBack::Nothing(_) | GaveBack::Owed { .. } => gave_back,
+        GaveBack::Confirmed(_) | GaveBack::Nothing(_) | GaveBack::Borrowed | GaveBack::Owed { .. } => {
+            gave_back
+        }
     }
 }
 
@@ -115,7 +119,7 @@ async fn look_for(entry: &Entry, provider: &Arc<dyn Provider>, now: SystemTime) 
             resumed: true,
         };
         match destroy(provider, &lease).await {
-            GaveBack::Confirmed(_) | GaveBack::Nothing(_) => ended.push(lease.id),
+            GaveBack::Confirmed(_) | GaveBack::Nothing(_) | GaveBack::Borrowed => ended.push(lease.id),
             owed @ GaveBack::Owed { .. } => return owed,
         }
     }

@@ -25,6 +25,8 @@ const ACQUIRE_LIMIT: Duration = Duration::from_secs(600);
 const ABANDONED: Duration = Duration::from_secs(10);
 /// At a session's end its lease is tried to be given back for so long; then it is owed.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A provider may put a borrowed sandbox to rest for so long.
+const LETTING_GO: Duration = Duration::from_secs(20);
 /// No provider wants to hear of a lease more often.
 const SHORTEST_PACE: Duration = Duration::from_millis(100);
 /// A lease that expires and has no heartbeat is asked for so often afterwards.
@@ -39,40 +41,68 @@ pub(super) struct Wanted {
     pub(super) entry: Entry,
     /// A lease that is there already.
     pub(super) resume: Option<Resume>,
-    /// It is somebody else's, who goes on using it.
-    pub(super) borrowed: bool,
+    /// It is only looked at.
+    pub(super) probed: bool,
 }
 
 /// A lease that is there already.
 #[derive(Debug)]
 pub(super) struct Resume {
     pub(super) id: String,
-    /// A killed process had it, so that it is ours to give back whatever comes.
+    /// Whether a killed process had left it in the book.
     pub(super) found: Found,
+}
+
+/// What becomes of a lease at the end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// It is given back, until the provider confirms.
+    GiveBack,
+    /// It was there before us: the provider is told that we are through with it, and nothing ends it.
+    LetGo,
+    /// The provider hears nothing.
+    Leave,
+    /// The provider hears nothing, and the entry stays as it was: a reaper's business.
+    LeaveInTheBook,
+}
+
+impl End {
+    fn of(wanted: &Wanted) -> Self {
+        let Some(resume) = &wanted.resume else {
+            return Self::GiveBack;
+        };
+        match (wanted.probed, resume.found) {
+            (true, Found::Left) => Self::LeaveInTheBook,
+            (true, Found::Nothing) => Self::Leave,
+            (false, _) if wanted.entry.record.made => Self::GiveBack,
+            (false, _) => Self::LetGo,
+        }
+    }
 }
 
 /// Owns a lease to its end; to be spawned. `taker` is given it once it can be used.
 pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease, LeaseError>>) {
+    let end = End::of(&wanted);
     let Wanted {
         spec,
         provider,
         mut entry,
         resume,
-        borrowed,
+        ..
     } = wanted;
     let mut taker = taker;
-    // What a killed process of ours left is ours to give back, by a reaper.
-    let ours = resume.as_ref().is_some_and(|resume| resume.found == Found::Left);
     let got = get(&mut entry, &provider, resume.as_ref(), &mut taker).await;
     let lease = match got {
         Ok(lease) => lease,
-        Err(not_had) if borrowed => {
-            let _ = taker.send(Err(not_had.error));
-            let_go(entry, ours).await;
-            return;
-        }
         Err(not_had) => {
-            let error = leave(not_had, entry, &provider).await;
+            let error = match end {
+                End::GiveBack => leave(not_had, entry, &provider).await,
+                End::LetGo | End::Leave => {
+                    strike(entry).await;
+                    not_had.error
+                }
+                End::LeaveInTheBook => not_had.error,
+            };
             // Nobody may be there any more to hear it.
             let _ = taker.send(Err(error));
             return;
@@ -108,11 +138,21 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
             let _ = taker.send(Err(error));
         }
     }
-    let outcome = if borrowed {
-        let_go(entry, ours).await;
-        Ok(())
-    } else {
-        give_back(entry, &provider).await
+    let outcome = match end {
+        End::GiveBack => give_back(entry, &provider).await,
+        End::LetGo => {
+            let_go(&provider, &lease).await;
+            strike(entry).await;
+            Ok(())
+        }
+        End::Leave => {
+            strike(entry).await;
+            Ok(())
+        }
+        End::LeaveInTheBook => {
+            drop(entry);
+            Ok(())
+        }
     };
     fate_sender.send_replace(Fate::Ended(outcome));
 }
@@ -252,13 +292,27 @@ async fn name_request(entry: &mut Entry, provider: &Arc<dyn Provider>) -> Result
     entry.write().map_err(|error| nothing(LeaseError::Book(error)))
 }
 
-/// Takes a borrowed lease out of the book, without a word to the provider. What stood in the book before stays.
-async fn let_go(entry: Entry, ours: bool) {
-    if ours {
-        return;
-    }
+/// Takes out of the book what is not ours to give back.
+async fn strike(entry: Entry) {
     if let Err(error) = entry.strike().await {
         tracing::error!(%error, "the book of leases is not in order");
+    }
+}
+
+/// Tells the provider that we are through with a borrowed lease. What it does not do then is not owed: nobody but the
+/// owner has a say in that sandbox.
+async fn let_go(provider: &Arc<dyn Provider>, lease: &Lease) {
+    let answer = tokio::time::timeout(LETTING_GO, provider.let_go(lease)).await;
+    let answer = answer.unwrap_or_else(|_| {
+        let limit = LETTING_GO.as_secs();
+        Err(ProviderError::Unknown(format!("no answer within {limit} s")))
+    });
+    match answer {
+        Ok(()) => tracing::info!(lease = lease.id, "a borrowed lease is let go of"),
+        Err(ProviderError::LeaseLost(_)) => {}
+        Err(error) => {
+            tracing::warn!(lease = lease.id, %error, "a borrowed sandbox could not be put to rest and is left as it is");
+        }
     }
 }
 
@@ -276,7 +330,7 @@ async fn leave(not_had: NotHad, mut entry: Entry, provider: &Arc<dyn Provider>) 
             entry.write().map_err(|error| error.to_string())
         }
         Left::Unrecorded(lease) => match destroy(provider, &lease).await {
-            GaveBack::Confirmed(_) | GaveBack::Nothing(_) => {
+            GaveBack::Confirmed(_) | GaveBack::Nothing(_) | GaveBack::Borrowed => {
                 entry.strike().await.map_err(|error| error.to_string())
             }
             GaveBack::Owed { why, .. } => Err(format!(
@@ -380,6 +434,7 @@ async fn give_back(mut entry: Entry, provider: &Arc<dyn Provider>) -> Result<(),
                 tracing::info!(provider = key, lease = id, why, "there is no lease to give back");
                 return entry.strike().await.map_err(|error| error.to_string());
             }
+            GaveBack::Borrowed => return entry.strike().await.map_err(|error| error.to_string()),
             GaveBack::Owed { why, soon } => (why, soon),
         };
         let wait = backoff.next_jittered();

@@ -80,8 +80,8 @@ pub(crate) struct Wish<'a> {
     pub(crate) scope: LeaseScope,
     /// The lease of this id, and no other.
     pub(crate) id: Option<&'a str>,
-    /// That lease is somebody else's: it is let go of at the end, and nothing ends its sandbox.
-    pub(crate) borrowed: bool,
+    /// It is only looked at: at the end the provider hears nothing, and what stood in the book stays there.
+    pub(crate) probed: bool,
     /// A killed process's lease for the same run may be gone on with, if a session on it was written down.
     pub(crate) go_on: bool,
 }
@@ -136,8 +136,8 @@ impl Leases {
             None => (book.begin(record).await?, None),
             Some(id) => {
                 record.stage = Stage::Held;
+                // Borrowed, unless this book knows better.
                 record.made = false;
-                record.borrowed = wish.borrowed;
                 record.lease = Some(only_the_id(id));
                 let (mut entry, found) = book.claim(record.clone(), id).await?;
                 if found == Found::Left {
@@ -155,7 +155,7 @@ impl Leases {
             provider: wish.provider,
             entry,
             resume,
-            borrowed: wish.borrowed,
+            probed: wish.probed,
         })
         .await
     }
@@ -215,7 +215,7 @@ async fn left_of_run(book: &LeaseBook, wish: &Wish<'_>) -> Result<Option<Wanted>
                 id: lease.id,
                 found: Found::Left,
             }),
-            borrowed: false,
+            probed: false,
         }));
     }
     Ok(None)

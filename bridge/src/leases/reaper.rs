@@ -164,6 +164,14 @@ impl Reaper {
                 );
                 entry.strike().await
             }
+            GaveBack::Borrowed => {
+                tracing::info!(
+                    provider,
+                    lease,
+                    "a lease that an earlier process had borrowed is left as it is"
+                );
+                entry.strike().await
+            }
             GaveBack::Owed { why, .. } => {
                 tracing::warn!(
                     provider,

@@ -33,11 +33,8 @@ pub(crate) struct LeaseRecord {
     /// The run and the issue that it is for, and no other.
     pub(crate) scope: LeaseScope,
     pub(crate) stage: Stage,
-    /// The sandbox was made for this record, and not taken over from before.
+    /// The sandbox was made for this record. One that an operator named is borrowed: nothing of ours ever ends it.
     pub(crate) made: bool,
-    /// It is somebody else's, so the provider is never asked to end it.
-    #[serde(default)]
-    pub(crate) borrowed: bool,
     /// When the record was begun.
     pub(crate) since: SystemTime,
     /// What the provider gave; absent while that is not known.
@@ -120,7 +117,6 @@ impl LeaseRecord {
             scope,
             stage: Stage::Acquiring,
             made: true,
-            borrowed: false,
             since: now,
             lease: None,
             debt: Debt::default(),

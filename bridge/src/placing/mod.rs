@@ -132,7 +132,7 @@ async fn leased(
             request_id: None,
         },
         id: target.id.as_deref(),
-        borrowed: target.borrowed,
+        probed: target.probed,
         go_on: request.resume && request.state_dir.is_some(),
     };
     let held = app.leases.hold(&book, wish).await;

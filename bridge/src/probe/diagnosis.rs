@@ -67,8 +67,18 @@ fn what_refused(reason: &str) -> &'static str {
 /// Runners tell in words what they met; the words are ours, and tests hold both together.
 fn unreachable(words: &str, text: String) -> Found {
     let says = |needle: &str| words.contains(needle);
-    let (reason, to_do) = if says("the provider cannot be reached") {
-        // Before what its words say of sockets: nothing on the target itself was asked for yet.
+    // First: what a provider met on its way has the words of any connection, and is nothing of SSH.
+    let (reason, to_do) = if says("the provider is busy") {
+        (
+            "provider_busy",
+            "try again later, or end leases that are not needed",
+        )
+    } else if says("the outcome is unknown") {
+        (
+            "provider_unknown",
+            "what it made is looked for and given back; see `paperclip-bridge leases ls`",
+        )
+    } else if says("the provider cannot be reached") {
         (
             "provider_unreachable",
             "check the provider's address in its configuration, and the network",
@@ -121,16 +131,6 @@ fn unreachable(words: &str, text: String) -> Found {
             "no_ssh",
             "check the port: what answers there speaks no SSH that is safe",
         )
-    } else if says("the provider is busy") {
-        (
-            "provider_busy",
-            "try again later, or end leases that are not needed",
-        )
-    } else if says("the outcome is unknown") {
-        (
-            "provider_unknown",
-            "what it made is looked for and given back; see `paperclip-bridge leases ls`",
-        )
     } else {
         ("unreachable", "see what was found")
     };
@@ -174,6 +174,10 @@ mod tests {
             (
                 "fake cannot acquire a lease: the provider is busy: x",
                 "provider_busy",
+            ),
+            (
+                "e2b cannot acquire a lease: the provider cannot be reached: Connection refused (os error 111)",
+                "provider_unreachable",
             ),
             ("something else", "unreachable"),
         ] {

@@ -69,7 +69,7 @@ pub(crate) async fn run(app: &App, asked: Asked) -> Report {
     request.state_dir = None;
     request.resume = false;
     if let TargetSpec::Provider(target) = &mut request.target {
-        target.borrowed = target.id.is_some();
+        target.probed = target.id.is_some();
     }
     if let Some(mut standing) = probe.reach(app, request).await {
         probe.look_around(app, &mut standing, upstream).await;
@@ -336,7 +336,7 @@ impl Probe {
     async fn leave(&mut self, standing: Standing) {
         let began = Instant::now();
         let leased = standing.lease().is_some();
-        let borrowed = matches!(&standing.request().target, TargetSpec::Provider(target) if target.borrowed);
+        let borrowed = matches!(&standing.request().target, TargetSpec::Provider(target) if target.probed);
         let lost = standing.lease_lost();
         let left = tokio::time::timeout(LEAVING, standing.leave()).await;
         if !leased {

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+use crate::SecretText;
 use crate::http::{HttpClient, HttpFault};
 use crate::provider::{ProviderError, SecretFault, SecretHandle};
 
@@ -172,11 +173,21 @@ impl Api {
     /// Makes a call; the bytes of a successful answer.
     pub(super) async fn send(&self, call: Call) -> Result<Bytes, Fault> {
         let mut attempt = 0;
+        let mut key = self.key().await?;
+        let mut renewed = false;
         loop {
-            let fault = match self.once(&call).await {
+            let fault = match self.once(&call, &key).await {
                 Ok(body) => return Ok(body),
                 Err(fault) => fault,
             };
+            // A call with a key that is refused has done nothing.
+            if fault.status() == Some(401)
+                && !renewed
+                && let Some(other) = self.renewed(&key).await
+            {
+                (key, renewed) = (other, true);
+                continue;
+            }
             let again = match &fault {
                 Fault::Http(HttpFault::NotSent(_)) => true,
                 Fault::Http(HttpFault::Unknown(_)) => call.repeatable,
@@ -190,7 +201,7 @@ impl Api {
         }
     }
 
-    async fn once(&self, call: &Call) -> Result<Bytes, Fault> {
+    async fn once(&self, call: &Call, key: &SecretText) -> Result<Bytes, Fault> {
         let mut request = Request::builder().method(call.method.clone()).uri(&call.url);
         let body = match &call.body {
             Body::None => Bytes::new(),
@@ -206,7 +217,7 @@ impl Api {
         let mut request = request
             .body(Full::new(body))
             .map_err(|error| Fault::Broken(format!("a call cannot be written: {error}")))?;
-        self.sign(request.headers_mut()).await?;
+        self.sign(request.headers_mut(), key)?;
         let (parts, body) = self
             .http
             .fetch(request, call.deadline, call.limit)
@@ -224,9 +235,18 @@ impl Api {
         )))
     }
 
+    /// The key as it is now.
+    pub(super) async fn key(&self) -> Result<SecretText, Fault> {
+        self.key.get().await.map_err(Fault::Secret)
+    }
+
+    /// Another key than the one that was refused, if there is one by now.
+    pub(super) async fn renewed(&self, refused: &SecretText) -> Option<SecretText> {
+        self.key.renewed(refused).await
+    }
+
     /// The header fields of every call, WebSockets too.
-    pub(super) async fn sign(&self, headers: &mut http::HeaderMap) -> Result<(), Fault> {
-        let key = self.key.get().await.map_err(Fault::Secret)?;
+    pub(super) fn sign(&self, headers: &mut http::HeaderMap, key: &SecretText) -> Result<(), Fault> {
         let mut bearer = HeaderValue::from_str(&format!("Bearer {}", key.expose().trim())).map_err(|_| {
             Fault::Secret(SecretFault(format!(
                 "the secret behind {} holds characters that no header field can carry",

@@ -23,7 +23,7 @@ use super::toolbox::Toolbox;
 use super::{channel, random_name};
 use crate::http::{HttpFault, HttpStream};
 use crate::shell::{CommandParts, check_parts, quote};
-use crate::{Duplex, DuplexRequest, RunnerError};
+use crate::{Duplex, DuplexRequest, RunnerError, SecretText};
 
 pub(super) type Socket = WebSocketStream<HttpStream>;
 
@@ -136,8 +136,23 @@ async fn start(terminal: &Terminal, parts: &CommandParts<'_>, cwd: &str) -> Resu
     }
 }
 
-/// The WebSocket handshake.
+/// The WebSocket handshake; once more with another key, where the first one is refused.
 async fn join(terminal: &Terminal) -> Result<Socket, Failure> {
+    let api = &terminal.toolbox.api;
+    let key = api.key().await?;
+    let refused = match shake_hands(terminal, &key).await? {
+        Ok(socket) => return Ok(socket),
+        Err(error) => error,
+    };
+    let unauthorized =
+        matches!(&refused, Error::Http(response) if response.status() == http::StatusCode::UNAUTHORIZED);
+    if unauthorized && let Some(key) = api.renewed(&key).await {
+        return shake_hands(terminal, &key).await?.map_err(broken);
+    }
+    Err(broken(refused))
+}
+
+async fn shake_hands(terminal: &Terminal, key: &SecretText) -> Result<Result<Socket, Error>, Failure> {
     let path = format!("/process/pty/{}/connect", terminal.id);
     let url = terminal.toolbox.url(&path);
     let address = url.replacen("http", "ws", 1);
@@ -145,7 +160,7 @@ async fn join(terminal: &Terminal) -> Result<Socket, Failure> {
         .into_client_request()
         .map_err(|error| Failure::Refused(format!("the terminal's address cannot be used: {error}")))?;
     let api = &terminal.toolbox.api;
-    api.sign(request.headers_mut()).await?;
+    api.sign(request.headers_mut(), key)?;
     let uri = url
         .parse()
         .map_err(|error| Failure::Refused(format!("the terminal's address cannot be used: {error}")))?;
@@ -155,8 +170,8 @@ async fn join(terminal: &Terminal) -> Result<Socket, Failure> {
         .max_frame_size(Some(MESSAGE_LIMIT_BYTES));
     let handshake = client_async_with_config(request, stream, Some(config));
     match timeout(JOIN, handshake).await {
-        Ok(Ok((socket, _))) => Ok(socket),
-        Ok(Err(error)) => Err(broken(error)),
+        Ok(Ok((socket, _))) => Ok(Ok(socket)),
+        Ok(Err(error)) => Ok(Err(error)),
         Err(_) => Err(Fault::Http(HttpFault::TimedOut(JOIN)).into()),
     }
 }

@@ -274,15 +274,34 @@ impl Daytona {
             // What has failed is of no use to the next run.
             Phase::Failed => self.destroy(id).await,
             Phase::Started | Phase::Resting | Phase::Moving if !keeps => self.destroy(id).await,
-            Phase::Resting => self.archive(&sandbox).await,
-            Phase::Started | Phase::Moving => {
-                self.control.act(id, "stop").await.map_err(Fault::of_change)?;
-                match self.control.wait_stopped(id, LET_GO).await {
-                    Ok(sandbox) if sandbox.phase() == Phase::Resting => self.archive(&sandbox).await,
-                    Ok(_) | Err(ProviderError::LeaseLost(_)) => Ok(Released::Destroyed),
-                    Err(other) => Err(other),
-                }
-            }
+            Phase::Started | Phase::Resting | Phase::Moving => self.put_to_rest(&sandbox).await,
+        }
+    }
+
+    /// Only where it was made to be kept: any other may be one that its owner has deleted as soon as it stops.
+    async fn let_go(&self, id: &str) -> Result<(), ProviderError> {
+        if !self.config.reuse_lease {
+            return Ok(());
+        }
+        match self.control.find(id).await.map_err(Fault::of_query)? {
+            Some(sandbox) if is_reusable(&sandbox) => match sandbox.phase() {
+                Phase::Started | Phase::Resting | Phase::Moving => self.put_to_rest(&sandbox).await.map(drop),
+                Phase::Gone | Phase::Failed => Ok(()),
+            },
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    async fn put_to_rest(&self, sandbox: &Sandbox) -> Result<Released, ProviderError> {
+        if sandbox.phase() == Phase::Resting {
+            return self.archive(sandbox).await;
+        }
+        let id = &sandbox.id;
+        self.control.act(id, "stop").await.map_err(Fault::of_change)?;
+        match self.control.wait_stopped(id, LET_GO).await {
+            Ok(sandbox) if sandbox.phase() == Phase::Resting => self.archive(&sandbox).await,
+            Ok(_) | Err(ProviderError::LeaseLost(_)) => Ok(Released::Destroyed),
+            Err(other) => Err(other),
         }
     }
 
@@ -388,6 +407,10 @@ impl Provider for Daytona {
 
     fn release<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {
         Box::pin(self.release(&lease.id))
+    }
+
+    fn let_go<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), ProviderError>> {
+        Box::pin(self.let_go(&lease.id))
     }
 
     fn destroy<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {

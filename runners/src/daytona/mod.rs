@@ -1,13 +1,15 @@
 //! Daytona: sandboxes made over its control API, commands run by the toolbox daemon inside.
 //!
 //! Here: what the provider declares of itself. In [`config`] its configuration, in `lease` what it does with
-//! sandboxes, over `control`; in `runner` how a command is run, over `toolbox` with the texts of `script`; in `duplex`
-//! the byte stream over a terminal. Not here: when a lease is taken or given back. Read next: [`config`], `lease`.
+//! sandboxes, over `control`; in `runner` how a command is run, over `toolbox` with the texts of `script`, after `staging`
+//! and perhaps to an `ending` by force; in `duplex` the byte stream over a terminal. Not here: when a lease is taken or given back. Read next: [`config`], `lease`.
 
 pub mod config;
 mod lease;
 mod sentinel;
 mod control;
+mod staging;
+mod ending;
 mod runner;
 mod output;
 mod script;

@@ -1,7 +1,7 @@
 //! Commands in one sandbox, as one-shot calls of its toolbox.
 //!
-//! Here: [`DaytonaRunner`]: the course of one command, its time-out and its end by force. Not here: the shell texts
-//! ([`super::script`]) and the reading of outputs ([`super::output`]).
+//! Here: [`DaytonaRunner`]: the course of one command. Not here: what is put there for it first ([`super::staging`]), the
+//! shell texts ([`super::script`]), the reading of outputs ([`super::output`]), an end by force ([`super::ending`]).
 //!
 //! The call itself merges both outputs, knows no stdin and gives nothing after a time-out. So stdin and secrets are
 //! files in a private folder, outputs are redirected into files there, and both are read by further calls. If the call
@@ -10,34 +10,29 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use serde_json::Value;
-use tokio::io::AsyncReadExt as _;
 use tokio::sync::OnceCell;
 use tokio::time::{Instant, sleep_until};
 
 use super::api::{Fault, jittered};
 use super::control::{Control, Phase, gone};
+use super::ending::{is_ended, kill};
 use super::output::{Output, Page, State};
 use super::script::{Ended, Job};
+use super::staging::{collect, discard, stage};
 use super::toolbox::{CALL_SLACK, LONGEST, Ran, Toolbox};
-use super::{DAYTONA, duplex, random_name, script};
+use super::{DAYTONA, duplex, random_name};
 use crate::provider::{Lease, ProviderError};
-use crate::shell::{CommandParts, KillOutcome, Scope, check_parts, quote};
+use crate::shell::{CommandParts, check_parts, quote};
 use crate::{
-    Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Input,
-    Killed, RunnerError,
+    Capabilities, CommandManagedRuntimeRunner, Duplex, DuplexRequest, Execution, ExecutionResult, Killed,
+    RunnerError,
 };
 
-/// Bytes of stdin that one command may be given: it is held whole before it is uploaded.
-const STDIN_LIMIT_BYTES: usize = 64 * 1024 * 1024;
 /// Calls that may fail in a row while outputs are read.
 const READ_TRIES: u32 = 4;
-/// A kill waits five seconds itself.
-const KILL_LIMIT: Duration = Duration::from_secs(15);
-/// How long a command that is to be ended has to write down its pid, if it has not yet.
-const PID_LIMIT: Duration = Duration::from_secs(3);
 
 /// Runs commands in one sandbox.
 #[derive(Debug)]
@@ -184,12 +179,12 @@ impl DaytonaRunner {
                 // The call is lost, the command perhaps not: its files go on telling.
                 tokio::select! {
                     done = &mut reading => read = Some(done),
-                    () = execution.cancel.cancelled() => killed = self.kill(toolbox, &job).await,
-                    () = sleep_until(end) => killed = self.kill(toolbox, &job).await,
+                    () = execution.cancel.cancelled() => killed = kill(&self.target, toolbox, &job).await,
+                    () = sleep_until(end) => killed = kill(&self.target, toolbox, &job).await,
                 }
             } else if !matches!(stop, Stop::Answered(_)) {
                 // Output goes on while the command is being ended: it may say last words.
-                let killing = self.kill(toolbox, &job);
+                let killing = kill(&self.target, toolbox, &job);
                 tokio::pin!(killing);
                 killed = loop {
                     tokio::select! {
@@ -253,8 +248,8 @@ impl DaytonaRunner {
                 result.killed = Some(Killed::Group);
             }
             Stop::Answered(Err(fault)) => match (&state, cut) {
-                (_, (true, _)) if result.killed.is_some() => result.timed_out = true,
-                (_, (_, true)) if result.killed.is_some() => result.cancelled = true,
+                (_, (true, _)) if is_ended(result.killed) => result.timed_out = true,
+                (_, (_, true)) if is_ended(result.killed) => result.cancelled = true,
                 (Ok(State::Ended(_)), _) => {}
                 _ => return Err(self.explain(fault, true).await),
             },
@@ -321,29 +316,6 @@ impl DaytonaRunner {
         }
     }
 
-    /// Ends the command's group: `TERM`, and `KILL` five seconds later. None where it could not be ended.
-    async fn kill(&self, toolbox: &Toolbox, job: &Job) -> Option<Killed> {
-        let end = Instant::now() + PID_LIMIT;
-        let line = loop {
-            let ran = toolbox.script(&job.pid()).await;
-            let line = ran.ok().and_then(|ran| script::kill(ran.after(&job.mark())?.1));
-            if line.is_some() || Instant::now() >= end {
-                break line?;
-            }
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        };
-        let ran = toolbox.execute(&line, KILL_LIMIT).await;
-        match KillOutcome::from_exit_code(ran.ok().map(|ran| ran.exit_code()), Scope::Group) {
-            KillOutcome::Ended(killed) => Some(killed),
-            // It ended in the same moment.
-            KillOutcome::AlreadyGone => Some(Killed::Group),
-            KillOutcome::NotPermitted | KillOutcome::Failed => {
-                tracing::warn!(target = self.target, "a command in a sandbox could not be ended");
-                None
-            }
-        }
-    }
-
     async fn put(&self, path: &str, bytes: Bytes, mode: u32) -> Result<(), RunnerError> {
         crate::shell::check_text("the path", path)?;
         let (folder, name) = path.rsplit_once('/').unwrap_or_default();
@@ -384,66 +356,6 @@ impl DaytonaRunner {
                 self.explain(other, false).await
             }
         })
-    }
-}
-
-/// Writes a command's stdin and secrets where it finds them.
-async fn stage(
-    toolbox: &Toolbox,
-    job: &Job,
-    parts: &CommandParts<'_>,
-    stdin: Option<Bytes>,
-) -> Result<(), Fault> {
-    let secrets = script::secrets(parts);
-    let (input, env) = (job.file("in"), job.file("env"));
-    let mut files: Vec<(&str, &[u8])> = vec![];
-    if let Some(stdin) = &stdin {
-        files.push((&input, stdin));
-    }
-    if !secrets.is_empty() {
-        files.push((&env, secrets.as_bytes()));
-    }
-    if files.is_empty() {
-        return Ok(());
-    }
-    // Private before anything lies in it.
-    toolbox.folder(&job.folder, "700").await?;
-    toolbox.upload(&files).await
-}
-
-async fn discard(toolbox: &Toolbox, job: &Job) {
-    if let Err(fault) = toolbox.remove(&job.folder).await {
-        tracing::debug!(%fault, "the folder of a command that was not started stays in the sandbox");
-    }
-}
-
-/// All of stdin; none where there is none.
-async fn collect(stdin: Input) -> Result<Option<Bytes>, RunnerError> {
-    let too_large = || {
-        RunnerError::Invalid(format!(
-            "standard input is longer than {STDIN_LIMIT_BYTES} bytes, which is what is uploaded for one command"
-        ))
-    };
-    match stdin {
-        Input::None => Ok(None),
-        Input::Bytes(bytes) if bytes.len() > STDIN_LIMIT_BYTES => Err(too_large()),
-        Input::Bytes(bytes) => Ok(Some(bytes)),
-        Input::Stream(mut stream) => {
-            let mut whole = BytesMut::new();
-            loop {
-                match stream.read_buf(&mut whole).await {
-                    Ok(0) => return Ok(Some(whole.freeze())),
-                    Ok(_) if whole.len() > STDIN_LIMIT_BYTES => return Err(too_large()),
-                    Ok(_) => {}
-                    Err(source) => {
-                        return Err(RunnerError::Io {
-                            action: "cannot read what a command's standard input shall be".to_owned(),
-                            source,
-                        });
-                    }
-                }
-            }
-        }
     }
 }
 

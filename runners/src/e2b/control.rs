@@ -247,6 +247,7 @@ impl Control {
         self.call(method, path, body, limit).await
     }
 
+    /// A key that is refused is read anew, and the call made once more with another one: a 401 says that nothing was done.
     async fn call(
         &self,
         method: Method,
@@ -255,6 +256,24 @@ impl Control {
         limit: Duration,
     ) -> Result<Answer, CallFault> {
         let key = self.settings.key.get().await.map_err(ProviderError::Secret)?;
+        let answer = self.call_with(&key, method.clone(), path, body, limit).await?;
+        if answer.status != StatusCode::UNAUTHORIZED {
+            return Ok(answer);
+        }
+        match self.settings.key.renewed(&key).await {
+            Some(key) => self.call_with(&key, method, path, body, limit).await,
+            None => Ok(answer),
+        }
+    }
+
+    async fn call_with(
+        &self,
+        key: &SecretText,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Answer, CallFault> {
         let mut key = HeaderValue::from_str(key.expose().trim()).map_err(|_| {
             let reference = self.settings.key.reference();
             ProviderError::Refused(format!("the API key of {reference} holds what no header can"))

@@ -15,23 +15,53 @@ use crate::{Killed, RunnerError};
 
 /// Beyond its own grace a kill command takes no time.
 const SLACK: Duration = Duration::from_secs(10);
+/// Before each further attempt at a kill that did not get through.
+const PAUSES: [Duration; 4] = [
+    Duration::from_millis(100),
+    Duration::from_millis(400),
+    Duration::from_secs(1),
+    Duration::from_secs(3),
+];
 
-/// Ends `process` with its group: `TERM`, and `KILL` after `grace`.
+/// Ends `process` with its group: `TERM`, and `KILL` after `grace`. A kill that does not get through is tried again; what
+/// is then not known to have ended is [`Killed::Unconfirmed`]. None where it had ended before.
 pub(super) async fn end(envd: &Envd, process: &StartedProcess, grace: Duration) -> Option<Killed> {
-    let outcome = match run(envd, &kill_line(process, grace), grace + SLACK).await {
-        Ok(code) => KillOutcome::from_exit_code(code, process.scope),
-        Err(error) => {
-            tracing::warn!(target_sandbox = %envd.target, pid = process.pid, %error, "a process could not be ended");
-            return None;
-        }
+    let line = kill_line(process, grace);
+    let mut pauses = PAUSES.iter();
+    let mut tried_before = false;
+    let why = loop {
+        let why = match run(envd, &line, grace + SLACK).await {
+            Ok(code) => match KillOutcome::from_exit_code(code, process.scope) {
+                KillOutcome::Ended(killed) => return Some(killed),
+                // By an attempt whose answer was lost.
+                KillOutcome::AlreadyGone if tried_before => return Some(whole(process.scope)),
+                KillOutcome::AlreadyGone => return None,
+                KillOutcome::NotPermitted => break "the sandbox does not permit it".to_owned(),
+                KillOutcome::Failed => "the kill command failed in the sandbox".to_owned(),
+            },
+            // With the sandbox, everything in it is gone.
+            Err(RunnerError::LeaseLost { .. }) => return Some(whole(process.scope)),
+            Err(error @ (RunnerError::Refused { .. } | RunnerError::Invalid(_))) => break error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        tried_before = true;
+        let Some(pause) = pauses.next() else { break why };
+        tracing::debug!(target_sandbox = %envd.target, pid = process.pid, why, "a kill is tried again");
+        tokio::time::sleep(*pause).await;
     };
-    match outcome {
-        KillOutcome::Ended(killed) => Some(killed),
-        KillOutcome::AlreadyGone => None,
-        KillOutcome::NotPermitted | KillOutcome::Failed => {
-            tracing::warn!(target_sandbox = %envd.target, pid = process.pid, ?outcome, "a process could not be ended");
-            None
-        }
+    tracing::warn!(
+        target_sandbox = %envd.target,
+        pid = process.pid,
+        why,
+        "a process could not be ended and may still run"
+    );
+    Some(Killed::Unconfirmed)
+}
+
+fn whole(scope: Scope) -> Killed {
+    match scope {
+        Scope::Group => Killed::Group,
+        Scope::LeaderOnly => Killed::LeaderOnly,
     }
 }
 

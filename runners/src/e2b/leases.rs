@@ -185,13 +185,30 @@ impl Provider for E2bProvider {
         })
     }
 
+    fn let_go<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), ProviderError>> {
+        Box::pin(async move {
+            let id = SandboxId::parse(&lease.id)?;
+            self.lock().remove(&id);
+            match self.settings.on_release {
+                OnRelease::Pause => self.control.pause(&id).await,
+                OnRelease::Kill => Ok(()),
+            }
+        })
+    }
+
     fn destroy<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {
         Box::pin(async move { self.end(&SandboxId::parse(&lease.id)?).await })
     }
 
     fn keep_alive<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Option<Duration>, ProviderError>> {
         Box::pin(async move {
-            self.control.prolong(&SandboxId::parse(&lease.id)?).await?;
+            let id = SandboxId::parse(&lease.id)?;
+            if lease.resumed {
+                // It may be somebody else's, whose longer life must not be cut short.
+                self.control.connect(&id).await?;
+            } else {
+                self.control.prolong(&id).await?;
+            }
             Ok(Some(Duration::from_secs(self.settings.lifetime_seconds()) / 3))
         })
     }

@@ -115,7 +115,7 @@ impl Part {
         }
     }
 
-    async fn let_go(self: &Arc<Self>, call: Call, lease: &Lease) -> Result<Released, ProviderError> {
+    async fn give_up(self: &Arc<Self>, call: Call, lease: &Lease) -> Result<Released, ProviderError> {
         let keep = call == Call::Release && self.config.reuse_lease;
         let sandbox = Sandbox::of(&self.cloud, &lease.id);
         self.call(call, Some(&lease.id), move |_, effect| {
@@ -185,11 +185,21 @@ impl Provider for FakeProvider {
     }
 
     fn release<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {
-        self.part.let_go(Call::Release, lease).boxed()
+        self.part.give_up(Call::Release, lease).boxed()
+    }
+
+    fn let_go<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async move {
+            match self.part.config.reuse_lease {
+                true => self.part.give_up(Call::Release, lease).await.map(drop),
+                false => Ok(()),
+            }
+        }
+        .boxed()
     }
 
     fn destroy<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {
-        self.part.let_go(Call::Destroy, lease).boxed()
+        self.part.give_up(Call::Destroy, lease).boxed()
     }
 
     fn keep_alive<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Option<Duration>, ProviderError>> {

@@ -128,6 +128,7 @@ pub trait SecretSource: Send + Sync {
     fn resolve<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<SecretText, SecretFault>>;
 
     /// The provider answered 401 to what `reference` gave: it is read anew at its next use, however fresh it seems.
+    /// Providers do not call it themselves; [`SecretHandle::renewed`] does.
     fn rejected(&self, _reference: &str) {}
 }
 
@@ -309,6 +310,16 @@ pub trait Provider: fmt::Debug + Send + Sync {
     /// [`ProviderError`] as long as the provider has not confirmed. May be called again for the same lease; a lease
     /// that is gone is [`Released::Destroyed`].
     fn release<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>>;
+
+    /// A session on a borrowed sandbox is over, one that was there before and that somebody goes on using: puts it to
+    /// rest where the configuration asks for that in so many words, else leaves it as it is. Never ends it.
+    ///
+    /// # Errors
+    ///
+    /// [`ProviderError`] where it could not be put to rest; it is left as it is then.
+    fn let_go<'a>(&'a self, _lease: &'a Lease) -> BoxFuture<'a, Result<(), ProviderError>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
 
     /// Ends the sandbox whatever the configuration says.
     ///

@@ -85,6 +85,21 @@ impl SecretHandle {
         self.source.resolve(&self.reference).await
     }
 
+    /// The provider answered 401 to `refused`: the secret as it is now where that is another one, so that the call is
+    /// worth another attempt; it is read anew at once, unless that was done a moment ago.
+    ///
+    /// - `refused`: what [`Self::get`] gave for the call.
+    pub async fn renewed(&self, refused: &SecretText) -> Option<SecretText> {
+        let other = |secret: &SecretText| secret.expose() != refused.expose();
+        // Somebody else's call may have met the same answer before.
+        let known = self.get().await.ok()?;
+        if other(&known) {
+            return Some(known);
+        }
+        self.source.rejected(&self.reference);
+        self.get().await.ok().filter(other)
+    }
+
     /// The reference, such as `env:NAME`.
     #[must_use]
     pub fn reference(&self) -> &str {

@@ -18,6 +18,7 @@ use tokio::sync::OnceCell;
 
 use super::demand::Demand;
 use super::refusal::{Said, is_of, retry_after, skew};
+use crate::SecretText;
 use crate::http::{BaseUrl, HttpClient, HttpFault};
 use crate::provider::{LeaseScope, ProviderError, RequestSigner, SecretHandle, UnsignedRequest};
 
@@ -45,6 +46,13 @@ pub(super) struct Signing {
 pub(super) struct Answer {
     pub(super) response: Response<Incoming>,
     pub(super) demand: Option<Demand>,
+}
+
+/// The secrets of one call.
+struct Keys {
+    bearer: SecretText,
+    /// Present where requests are signed.
+    signing: Option<SecretText>,
 }
 
 /// One Worker's bridge API.
@@ -206,12 +214,22 @@ impl Api {
     pub(super) async fn send(&self, call: &Call<'_>, limit: Duration) -> Result<Answer, CallFault> {
         let end = tokio::time::Instant::now() + limit;
         let mut attempt = 1;
+        let mut keys = self.keys().await?;
+        let mut renewed = false;
         loop {
-            let (request, demand) = self.request(call).await?;
+            let (request, demand) = self.request(call, &keys)?;
             let left = end.saturating_duration_since(tokio::time::Instant::now());
             match self.http.send(request, left).await {
                 Ok(response) if response.status() == StatusCode::OK => {
                     return Ok(Answer { response, demand });
+                }
+                // A request that is refused has done nothing.
+                Ok(response)
+                    if response.status() == StatusCode::UNAUTHORIZED
+                        && !renewed
+                        && self.renew(&mut keys).await =>
+                {
+                    renewed = true;
                 }
                 Ok(response) => return Err(self.refusal(response, demand, left).await),
                 Err(HttpFault::NotSent(_)) if attempt < ATTEMPTS => {
@@ -224,10 +242,8 @@ impl Api {
         }
     }
 
-    async fn request(
-        &self,
-        call: &Call<'_>,
-    ) -> Result<(Request<Full<Bytes>>, Option<Demand>), ProviderError> {
+    /// The secrets as they are now.
+    async fn keys(&self) -> Result<Keys, ProviderError> {
         let host = self.base.host_header();
         // Before any secret is looked up: what is signed for another host must not exist.
         if host != self.expected_host {
@@ -236,13 +252,44 @@ impl Api {
                 self.expected_host
             )));
         }
+        Ok(Keys {
+            bearer: self.bearer.get().await?,
+            signing: match &self.signing {
+                Some(signing) => Some(signing.key.get().await?),
+                None => None,
+            },
+        })
+    }
+
+    /// Whether one of the secrets is another by now; the Worker does not say which of them it refused.
+    async fn renew(&self, keys: &mut Keys) -> bool {
+        let bearer = self.bearer.renewed(&keys.bearer).await;
+        let signing = match (&self.signing, &keys.signing) {
+            (Some(signing), Some(refused)) => signing.key.renewed(refused).await,
+            (Some(_) | None, _) => None,
+        };
+        let changed = bearer.is_some() || signing.is_some();
+        if let Some(bearer) = bearer {
+            keys.bearer = bearer;
+        }
+        if signing.is_some() {
+            keys.signing = signing;
+        }
+        changed
+    }
+
+    fn request(
+        &self,
+        call: &Call<'_>,
+        keys: &Keys,
+    ) -> Result<(Request<Full<Bytes>>, Option<Demand>), ProviderError> {
+        let host = self.base.host_header();
         let url = self.base.join(&format!("{PREFIX}{}", call.path));
         let uri: http::Uri = url
             .parse()
             .map_err(|_| ProviderError::Refused(format!("{PREFIX}{} is no path", call.path)))?;
         let content_type = if call.body.is_empty() { "" } else { JSON };
-        let bearer = self.bearer.get().await?;
-        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", bearer.expose()))
+        let mut authorization = HeaderValue::from_str(&format!("Bearer {}", keys.bearer.expose()))
             .map_err(|_| ProviderError::Refused("authToken holds what no header can".to_owned()))?;
         authorization.set_sensitive(true);
         let mut request = Request::builder()
@@ -257,8 +304,7 @@ impl Api {
             request = request.header(format!("x-paperclip-{name}"), value.as_str());
         }
         let mut demand = None;
-        if let Some(signing) = &self.signing {
-            let key = signing.key.get().await?;
+        if let (Some(signing), Some(key)) = (&self.signing, &keys.signing) {
             let context: Vec<(&str, &str)> = call
                 .context
                 .0
@@ -273,14 +319,14 @@ impl Api {
                 context: &context,
                 body: &call.body,
             };
-            let signed = self.signer.sign(&signing.key_id, &key, &unsigned);
+            let signed = self.signer.sign(&signing.key_id, key, &unsigned);
             let signed = signed.map_err(ProviderError::Refused)?;
             for (name, value) in &signed {
                 request = request.header(*name, value);
             }
             demand = Some(Demand {
                 signer: Arc::clone(&self.signer),
-                key,
+                key: key.clone(),
                 request: signed,
                 lenient: signing.lenient,
             });

@@ -333,13 +333,13 @@ impl WorkerRunner {
             Ok(KillOutcome::AlreadyGone) => None,
             Ok(outcome @ (KillOutcome::NotPermitted | KillOutcome::Failed)) => {
                 tracing::warn!(target = %self.target, pid = process.pid, ?outcome, "a process of the sandbox could not be ended");
-                None
+                Some(Killed::Unconfirmed)
             }
             // With the sandbox, everything in it is gone.
             Err(ProviderError::LeaseLost(_)) => Some(Killed::Group),
             Err(error) => {
                 tracing::warn!(target = %self.target, pid = process.pid, %error, "a process of the sandbox may be left");
-                None
+                Some(Killed::Unconfirmed)
             }
         }
     }

@@ -169,8 +169,13 @@ impl WorkerProvider {
         Ok(lease)
     }
 
+    /// Whether a released sandbox is there afterwards.
+    fn keeps(&self) -> bool {
+        self.config.reuse_lease && self.config.keep_alive
+    }
+
     async fn release(&self, lease: &Lease) -> Result<Released, ProviderError> {
-        let keep = self.config.reuse_lease && self.config.keep_alive;
+        let keep = self.keeps();
         let mut body = Map::new();
         body.insert("providerLeaseId".to_owned(), json!(lease.id));
         body.insert("reuseLease".to_owned(), json!(keep));
@@ -325,6 +330,16 @@ impl Provider for WorkerProvider {
 
     fn release<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {
         self.release(lease).boxed()
+    }
+
+    fn let_go<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), ProviderError>> {
+        async move {
+            match self.keeps() {
+                true => self.release(lease).await.map(drop),
+                false => Ok(()),
+            }
+        }
+        .boxed()
     }
 
     fn destroy<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {

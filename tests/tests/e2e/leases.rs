@@ -58,6 +58,66 @@ async fn a_lease_that_is_named_is_resumed_and_kept_for_use_again() {
 }
 
 #[tokio::test]
+async fn a_lease_that_an_operator_names_is_there_afterwards_however_the_session_ends() {
+    let world = Leased::new().await;
+    run(
+        &world,
+        "fake:",
+        &["--provider", "reuseLease=true"],
+        "echo kept > file",
+    )
+    .await;
+    let id = world.present()[0].0.clone();
+    let target = format!("fake:{id}");
+    let still_there = |released: usize| {
+        assert_eq!(world.present(), [(id.clone(), LeaseState::Held)]);
+        assert_eq!(world.calls(Call::Release).len(), released);
+        assert_eq!(world.calls(Call::Destroy), []);
+    };
+
+    let ran = run(&world, &target, &[], "cat file").await;
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "kept\n"),
+        "{}",
+        ran.stderr
+    );
+    still_there(1);
+    let stopped = world.open(&target, &[]).await.unwrap();
+    stopped.running.signal("TERM");
+    stopped.running.finish().await;
+    still_there(1);
+    let killed = world.open(&target, &[]).await.unwrap();
+    kill(killed).await;
+    let (_, left) = world.leases(["ls"]).await;
+    let (reaped, told) = world.leases(["reap"]).await;
+
+    assert_eq!(left["leases"][0]["borrowed"], true, "{left}");
+    assert_eq!(
+        (reaped.code, &told["leases"][0]["outcome"]),
+        (Some(0), &"left_alone".into()),
+        "{told}"
+    );
+    still_there(1);
+    assert_eq!(world.entries().len(), 0);
+}
+
+#[tokio::test]
+async fn what_our_own_book_made_is_given_back_by_whoever_names_it_after_a_kill() {
+    let world = Leased::new().await;
+    let killed = world.open("fake:", &[]).await.unwrap();
+    let id = world.present()[0].0.clone();
+    kill(killed).await;
+
+    let ran = run(&world, &format!("fake:{id}"), &[], "true").await;
+
+    assert_eq!(ran.code, Some(0), "{}", ran.stderr);
+    assert_eq!(world.present(), NONE);
+    assert_eq!(world.calls(Call::Release).len(), 1);
+    assert_eq!(world.entries().len(), 0);
+}
+
+#[tokio::test]
 async fn two_sessions_do_not_take_the_same_lease() {
     let world = Leased::new().await;
     let keep = ["--provider", "reuseLease=true"];

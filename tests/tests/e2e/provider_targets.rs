@@ -43,6 +43,7 @@ at_each_cloud!(
     neither_key_nor_credential_stands_where_it_does_not_belong,
     a_sandbox_that_is_lost_midway_is_told_as_a_lost_lease,
     a_lease_that_is_named_is_resumed_and_not_ended,
+    a_sandbox_that_an_operator_names_still_runs_afterwards,
     a_sandbox_that_nobody_heard_of_is_found_and_ended,
 );
 
@@ -237,6 +238,41 @@ async fn a_lease_that_is_named_is_resumed_and_not_ended(cloud: Cloud) {
     };
     assert_eq!(kept, &id);
     assert!(["paused", "stopped"].contains(&state.as_str()), "{state}");
+    assert!(!world.cloud.ended_any());
+    assert_eq!(world.entries(), Vec::<std::path::PathBuf>::new());
+}
+
+async fn a_sandbox_that_an_operator_names_still_runs_afterwards(cloud: Cloud) {
+    let world = Clouded::at(cloud).await;
+    let made = world
+        .command("run", "")
+        .args(["--provider", "reuseLease=true"])
+        .command(["sh", "-c", "echo kept > file"])
+        .finish()
+        .await;
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    let id = world.cloud.sandboxes().remove(0);
+
+    let ran = world.command("run", &id).command(["cat", "file"]).finish().await;
+    let killed = world.open(&id, &[]).await.unwrap();
+    assert_eq!(agent(&killed).get(ME).await.unwrap().status, 200);
+    killed.running.signal("KILL");
+    killed.running.finish().await;
+    let reaped = world.leases("reap").await;
+
+    assert_eq!(
+        (ran.code, ran.stdout.as_str()),
+        (Some(0), "kept\n"),
+        "{}",
+        ran.stderr
+    );
+    assert_eq!(reaped.code, Some(0), "{}{}", reaped.stdout, reaped.stderr);
+    assert!(reaped.stdout.contains("left_alone"), "{}", reaped.stdout);
+    let [(there, state)] = &world.cloud.states()[..] else {
+        panic!("{:?}", world.cloud.states())
+    };
+    assert_eq!(there, &id);
+    assert!(["running", "started"].contains(&state.as_str()), "{state}");
     assert!(!world.cloud.ended_any());
     assert_eq!(world.entries(), Vec::<std::path::PathBuf>::new());
 }

@@ -12,4 +12,5 @@ mod daytona_facts;
 mod daytona_sdk;
 mod worker;
 mod worker_replies;
+mod rotation;
 mod relay;

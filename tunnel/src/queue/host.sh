@@ -209,7 +209,8 @@ if [ "$mode" = pump ]; then
     echo "H 1 $exact $now" || exit 0
     poll </dev/null &
     poller=$!
-    obey
+    # Bash reads ahead on a terminal, and would swallow what follows an order; from a pipe it does not.
+    if [ -t 0 ]; then cat | obey; else obey; fi
     kill "$poller" 2>/dev/null
     wait "$poller" 2>/dev/null
     exit 0

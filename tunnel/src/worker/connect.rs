@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 use bytes::BytesMut;
 use futures_util::{SinkExt as _, StreamExt as _};
 use http::{HeaderMap, Request, header};
+use runners::SecretText;
 use runners::http::{BaseUrl, HttpClient, HttpFault, HttpStream};
 use runners::provider::{RelayRoute, RequestSigner, UnsignedRequest};
 use tokio_tungstenite::tungstenite::error::ProtocolError;
@@ -109,7 +110,31 @@ impl Connector {
     pub(super) async fn connect(&self) -> Result<(Socket, Hello), ConnectFault> {
         let base = BaseUrl::parse(&self.route.base_url)
             .map_err(|fault| ConnectFault::Host(format!("the Worker's URL {fault}")))?;
-        let (request, uri) = self.request(&base).await?;
+        let (key, bearer) = self.secrets(&base).await?;
+        match self.connect_with(&base, &key, &bearer).await {
+            Err(ConnectFault::Answered { status: 401, detail }) => {
+                // The Worker does not say which of the two it refused.
+                let (new_key, new_bearer) = (
+                    self.route.key.renewed(&key).await,
+                    self.route.bearer.renewed(&bearer).await,
+                );
+                if new_key.is_none() && new_bearer.is_none() {
+                    return Err(ConnectFault::Answered { status: 401, detail });
+                }
+                let (key, bearer) = (new_key.unwrap_or(key), new_bearer.unwrap_or(bearer));
+                self.connect_with(&base, &key, &bearer).await
+            }
+            other => other,
+        }
+    }
+
+    async fn connect_with(
+        &self,
+        base: &BaseUrl,
+        key: &SecretText,
+        bearer: &SecretText,
+    ) -> Result<(Socket, Hello), ConnectFault> {
+        let (request, uri) = self.request(base, key, bearer)?;
         let stream = self.http.connect(uri).await.map_err(unreachable)?;
         let config = WebSocketConfig::default()
             .max_message_size(Some(MESSAGE_LIMIT_BYTES))
@@ -126,7 +151,7 @@ impl Connector {
         Ok((socket, hello))
     }
 
-    async fn request(&self, base: &BaseUrl) -> Result<(Request<()>, http::Uri), ConnectFault> {
+    async fn secrets(&self, base: &BaseUrl) -> Result<(SecretText, SecretText), ConnectFault> {
         let route = &self.route;
         let host = base.host_header();
         // Before any secret is looked up: what is signed for another host must not exist.
@@ -137,10 +162,20 @@ impl Connector {
             )));
         }
         let secret = |fault: runners::provider::SecretFault| ConnectFault::Secret(fault.to_string());
-        let (key, bearer) = (
+        Ok((
             route.key.get().await.map_err(secret)?,
             route.bearer.get().await.map_err(secret)?,
-        );
+        ))
+    }
+
+    fn request(
+        &self,
+        base: &BaseUrl,
+        key: &SecretText,
+        bearer: &SecretText,
+    ) -> Result<(Request<()>, http::Uri), ConnectFault> {
+        let route = &self.route;
+        let host = base.host_header();
         let url = base.join(&format!(
             "{API}/relay/{}/connect?epoch={}",
             route.bridge_id, self.epoch
@@ -158,7 +193,7 @@ impl Connector {
         };
         let signed = self
             .signer
-            .sign(&route.key_id, &key, &unsigned)
+            .sign(&route.key_id, key, &unsigned)
             .map_err(ConnectFault::Secret)?;
         let mut bearer = header::HeaderValue::from_str(&format!("Bearer {}", bearer.expose()))
             .map_err(|_| ConnectFault::Secret("the Worker's bearer holds what no header can".to_owned()))?;

@@ -230,6 +230,10 @@ impl Provider for Cloud {
         .boxed()
     }
 
+    fn let_go<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<(), ProviderError>> {
+        self.call("let_go", &lease.id, |_| Ok(())).boxed()
+    }
+
     fn destroy<'a>(&'a self, lease: &'a Lease) -> BoxFuture<'a, Result<Released, ProviderError>> {
         self.call("destroy", &lease.id, |state| {
             state.sandboxes.remove(&lease.id);

@@ -176,6 +176,91 @@ fn a_lease_of_a_killed_process_can_be_resumed_and_is_then_not_reaped() {
     });
 }
 
+/// A process that is killed while it has somebody else's sandbox.
+fn killed_while_borrowing(folder: &Path, cloud: &Cloud, id: &str) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let process = Process::new(folder, cloud);
+    let lease = runtime.block_on(process.resume(id)).unwrap();
+    drop(runtime);
+    drop(lease);
+    process.killed();
+}
+
+#[test]
+fn what_a_killed_process_had_borrowed_is_left_as_it_is() {
+    let (folder, cloud) = world();
+    cloud.add("s9", "run-0");
+    killed_while_borrowing(folder.path(), &cloud, "s9");
+    on_a_runtime(async {
+        let next = Process::new(folder.path(), &cloud);
+        assert_eq!(next.stages().await, held("s9"));
+
+        let reaped = next.reap().await;
+
+        assert_eq!(reaped, [GaveBack::Borrowed]);
+        assert_never_ended(&cloud, "s9");
+        assert_eq!(next.stages().await, []);
+    });
+}
+
+#[test]
+fn what_a_killed_process_had_borrowed_is_borrowed_again_by_its_name_and_by_its_run() {
+    for by_run in [false, true] {
+        let (folder, cloud) = world();
+        cloud.add("s9", "run-0");
+        killed_while_borrowing(folder.path(), &cloud, "s9");
+        on_a_runtime(async {
+            let next = Process::new(folder.path(), &cloud);
+            let lease = if by_run {
+                let name = next.book.lines().await.unwrap().remove(0).name;
+                let session = folder.path().join("leases").join(name).join("session");
+                std::fs::create_dir(&session).unwrap();
+                std::fs::write(session.join("session.json"), "{}").unwrap();
+                let config = ProviderConfig::default();
+                let mut wish = next.wish(&config, None, "run-2");
+                wish.go_on = true;
+                next.leases.hold(&next.book, wish).await.unwrap()
+            } else {
+                next.resume("s9").await.unwrap()
+            };
+            assert_eq!(lease.lease.id, "s9");
+            lease.give_back().await.unwrap();
+
+            assert_never_ended(&cloud, "s9");
+            assert_eq!(next.stages().await, []);
+        });
+    }
+}
+
+#[test]
+fn a_probe_takes_nothing_out_of_the_book_and_ends_nothing() {
+    for made in [true, false] {
+        let (folder, cloud) = world();
+        if made {
+            killed_while_holding(folder.path(), &cloud);
+        } else {
+            cloud.add("s1", "run-0");
+        }
+        on_a_runtime(async {
+            let next = Process::new(folder.path(), &cloud);
+            let before = next.stages().await;
+
+            let config = ProviderConfig::default();
+            let mut wish = next.wish(&config, Some("s1"), "run-2");
+            wish.probed = true;
+            let lease = next.leases.hold(&next.book, wish).await.unwrap();
+            lease.give_back().await.unwrap();
+
+            assert_never_ended(&cloud, "s1");
+            assert_eq!(cloud.calls("let_go"), Vec::<String>::new());
+            assert_eq!(next.stages().await, before);
+        });
+    }
+}
+
 #[test]
 fn a_killed_runs_lease_is_gone_on_with_where_its_session_was_written_down() {
     for written in [true, false] {

@@ -39,7 +39,7 @@ impl Process {
                 ..LeaseScope::default()
             },
             id,
-            borrowed: false,
+            probed: false,
             go_on: false,
         }
     }
@@ -276,8 +276,8 @@ async fn no_two_sessions_take_the_same_lease() {
         "{text}"
     );
     held.give_back().await.unwrap();
-    other.resume("s9").await.unwrap_err();
-    assert_eq!(cloud.calls("release"), ["release s9"]);
+    other.resume("s9").await.unwrap().give_back().await.unwrap();
+    assert_eq!(cloud.calls("resume"), ["resume s9", "resume s9"]);
 }
 
 #[tokio::test]
@@ -318,7 +318,7 @@ async fn the_same_id_elsewhere_is_another_lease() {
 }
 
 #[tokio::test]
-async fn a_lease_that_is_resumed_is_released_and_one_that_is_gone_is_lost() {
+async fn a_lease_that_an_operator_names_is_let_go_of_and_nothing_ends_it() {
     let (folder, cloud) = world();
     cloud.add("s9", "run-0");
     let process = Process::new(folder.path(), &cloud);
@@ -326,10 +326,67 @@ async fn a_lease_that_is_resumed_is_released_and_one_that_is_gone_is_lost() {
     let held = process.resume("s9").await.unwrap();
     assert!(held.lease.resumed);
     held.give_back().await.unwrap();
+    drop(process.resume("s9").await.unwrap());
+    process.leases.settle().await;
+
+    assert_eq!(cloud.calls("let_go"), ["let_go s9", "let_go s9"]);
+    assert_never_ended(&cloud, "s9");
+    assert_eq!(process.stages().await, []);
+}
+
+#[tokio::test]
+async fn a_borrowed_lease_that_cannot_be_put_to_rest_is_left_as_it_is_and_not_owed() {
+    let (folder, cloud) = world();
+    cloud.add("s9", "run-0");
+    cloud.plan("let_go", [unreachable()]);
+    let process = Process::new(folder.path(), &cloud);
+
+    let told = process.resume("s9").await.unwrap().give_back().await;
+
+    assert_eq!(told, Ok(()));
+    assert_never_ended(&cloud, "s9");
+    assert_eq!(process.stages().await, []);
+}
+
+#[tokio::test]
+async fn a_borrowed_lease_that_cannot_be_written_down_or_used_is_not_ended() {
+    for in_the_way in [true, false] {
+        let (folder, cloud) = world();
+        cloud.add("s9", "run-0");
+        let process = Process::new(folder.path(), &cloud);
+        if in_the_way {
+            cloud.plan("resume", [Plan::Hang]);
+            let waiting = tokio::time::timeout(Duration::from_millis(50), process.resume("s9")).await;
+            assert!(waiting.is_err());
+            let name = process.book.lines().await.unwrap().remove(0).name;
+            let other = Process::new(&folder.path().join("other"), &cloud);
+            std::fs::write(folder.path().join("other/leases").join(&name), "in the way").unwrap();
+            other.resume("s9").await.unwrap_err();
+        } else {
+            cloud.plan("resume", [Plan::LoseAnswer]);
+            process.resume("s9").await.unwrap_err();
+            assert_eq!(process.stages().await, []);
+        }
+
+        assert_never_ended(&cloud, "s9");
+    }
+}
+
+/// Nobody asked for the end of this sandbox, which is there.
+fn assert_never_ended(cloud: &Cloud, id: &str) {
+    assert_eq!(cloud.sandboxes(), [id]);
+    for call in ["release", "destroy"] {
+        assert_eq!(cloud.calls(call), Vec::<String>::new());
+    }
+}
+
+#[tokio::test]
+async fn a_named_lease_that_is_gone_is_lost() {
+    let (folder, cloud) = world();
+    let process = Process::new(folder.path(), &cloud);
+
     let gone = process.resume("s9").await.unwrap_err();
 
-    assert_eq!(cloud.calls("release"), ["release s9"]);
-    assert_eq!(cloud.calls("destroy"), Vec::<String>::new());
     assert!(
         matches!(
             &gone,

@@ -107,7 +107,8 @@ pub(super) async fn serve(shared: Arc<Shared>, mut request: Request<Incoming>) -
 }
 
 async fn route(shared: &Arc<Shared>, asked: Asked) -> Answer {
-    let expected = format!("Bearer {API_KEY}");
+    let key = shared.world().key.clone();
+    let expected = format!("Bearer {}", key.as_deref().unwrap_or(API_KEY));
     let authorized = asked.headers.get(AUTHORIZATION);
     if authorized.is_none_or(|value| value.as_bytes() != expected.as_bytes()) {
         return error(401, "UNAUTHORIZED", "Invalid credentials");

@@ -72,7 +72,7 @@ impl Default for Settings {
     }
 }
 
-/// The API key that the fake takes.
+/// The API key that the fake takes, until it is rotated.
 pub const API_KEY: &str = "dtn_00000000000000000000000000000000";
 
 /// A running fake. Dropping it ends its server and every process of its sandboxes.
@@ -165,6 +165,11 @@ impl Daytona {
             let faults = std::iter::repeat_n((what.to_owned(), fault), times);
             world.faults.extend(faults);
         });
+    }
+
+    /// From now on this is the only key that the fake takes.
+    pub fn rotate_key(&self, key: &str) {
+        self.world(|world| world.key = Some(key.to_owned()));
     }
 
     /// Every call waits this long before anything is done.

@@ -50,6 +50,8 @@ pub(super) struct Shared {
 pub(super) struct World {
     pub(super) sandboxes: BTreeMap<String, Sandbox>,
     pub(super) calls: Vec<Call>,
+    /// In place of the one that the fake starts with.
+    pub(super) key: Option<String>,
     pub(super) faults: VecDeque<(String, Fault)>,
     pub(super) latency: Duration,
     /// How far the clock was moved ahead of the real one.

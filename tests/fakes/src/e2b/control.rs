@@ -23,7 +23,7 @@ pub(super) fn answer(state: &State, method: &str, path: &str, query: &str, key: 
         let body = reply::full("404 page not found\n");
         return Ok(reply::with_type(http::StatusCode::NOT_FOUND, "text/plain", body));
     }
-    if key != state.api_key {
+    if key != *state.lock_key() {
         return reply::fault(401, "Invalid API key");
     }
     let request = if body.is_empty() {

@@ -42,7 +42,7 @@ use sandbox::Sandbox;
 pub use clock::Clock;
 pub use switches::Switches;
 
-/// The only key that this server takes.
+/// The only key that this server takes, until it is rotated.
 pub const API_KEY: &str = "e2b_00112233445566778899aabbccddeeff00112233";
 /// Bodies up to this size are kept in [`FakeE2b::calls`].
 const KEPT_BODY: usize = 64 * 1024;
@@ -111,7 +111,7 @@ impl FakeE2b {
             .expect("a port on loopback");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let state = Arc::new(State {
-            api_key: API_KEY.to_owned(),
+            api_key: Mutex::new(API_KEY.to_owned()),
             clock: Arc::default(),
             switches: Switches::default(),
             sandboxes: Mutex::default(),
@@ -123,6 +123,11 @@ impl FakeE2b {
             url,
             _tasks: AbortOnDropHandle::new(tasks),
         }
+    }
+
+    /// From now on this is the only key that the server takes.
+    pub fn rotate_key(&self, key: &str) {
+        key.clone_into(&mut self.state.lock_key());
     }
 
     /// Base URL of both planes.
@@ -208,7 +213,7 @@ impl Drop for FakeE2b {
 
 /// What all calls share.
 struct State {
-    api_key: String,
+    api_key: Mutex<String>,
     clock: Arc<Clock>,
     switches: Switches,
     sandboxes: Mutex<BTreeMap<String, Arc<Sandbox>>>,
@@ -218,6 +223,10 @@ struct State {
 impl State {
     fn lock(&self) -> MutexGuard<'_, BTreeMap<String, Arc<Sandbox>>> {
         self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lock_key(&self) -> MutexGuard<'_, String> {
+        self.api_key.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_calls(&self) -> MutexGuard<'_, Vec<Call>> {

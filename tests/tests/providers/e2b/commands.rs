@@ -1,10 +1,18 @@
 //! Commands: what travels with them, what nobody sees of them, what becomes of them when connections break.
 
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
 use fakes::e2b::API_KEY;
 use paperclip_bridge_tests::conformance::{Recorder, sh};
 use paperclip_bridge_tests::eventually;
-use runners::{Execution, Input, SecretText};
+use runners::{Execution, ExecutionResult, Input, Killed, SecretText};
 use serde_json::json;
+use tokio::io::{AsyncRead, ReadBuf};
 
 use super::{LIMIT, World};
 
@@ -27,6 +35,124 @@ async fn the_configured_time_out_reaches_the_process() {
             .any(|call| call.header("connect-timeout-ms") == "3500"),
         "2 s later than ours"
     );
+}
+
+/// A command that is over its time, while calls that start a process fail `failures` times.
+async fn timed_out_while_starts_fail(failures: usize) -> (World, String, ExecutionResult) {
+    let world = World::start().await;
+    let (lease, runner) = world.sandbox().await;
+    let sink = Recorder::new();
+    let mut execution = sh("echo up; sleep 987 & wait");
+    execution.timeout = Some(Duration::from_secs(1));
+    execution.output = Some(sink.clone());
+    let failing = async {
+        sink.says("up").await;
+        for _ in 0..failures {
+            world.fake.switches().fail_next("/Start", 503);
+        }
+    };
+    let (result, ()) = tokio::join!(runner.execute(execution), failing);
+    (world, lease.id, result.expect("a result"))
+}
+
+#[tokio::test]
+async fn a_kill_that_does_not_get_through_is_tried_again() {
+    let (world, lease, result) = timed_out_while_starts_fail(3).await;
+
+    assert!(result.timed_out, "{result:?}");
+    assert_eq!(result.killed, Some(Killed::Group));
+    assert_eq!(world.fake.processes(&lease), Vec::<serde_json::Value>::new());
+}
+
+#[tokio::test]
+async fn a_kill_that_never_gets_through_is_told_as_unconfirmed() {
+    let (_world, _, result) = timed_out_while_starts_fail(100).await;
+
+    assert!(result.timed_out, "{result:?}");
+    assert_eq!(result.killed, Some(Killed::Unconfirmed));
+}
+
+#[tokio::test]
+async fn a_kill_whose_answer_is_lost_counts_once_the_process_is_gone() {
+    let world = World::start().await;
+    let (lease, runner) = world.sandbox().await;
+    let sink = Recorder::new();
+    let mut execution = sh("echo up; sleep 987 & wait");
+    execution.timeout = Some(Duration::from_secs(1));
+    execution.output = Some(sink.clone());
+    let losing = async {
+        sink.says("up").await;
+        world.fake.switches().lose_answer("/Start");
+        // Nor is it found again by its tag.
+        world.fake.switches().fail_next("/Connect", 503);
+    };
+
+    let (result, ()) = tokio::join!(runner.execute(execution), losing);
+
+    let result = result.expect("a result");
+    assert_eq!((result.timed_out, result.killed), (true, Some(Killed::Group)));
+    assert_eq!(world.fake.processes(&lease.id), Vec::<serde_json::Value>::new());
+}
+
+const LARGE: usize = 20 * 1024 * 1024;
+
+#[tokio::test]
+async fn twenty_mebibytes_of_input_arrive_whole_and_in_pieces() {
+    let world = World::start().await;
+    let (_, runner) = world.sandbox().await;
+    let bytes: Bytes = (0..LARGE)
+        .map(|at| u8::try_from(at % 251).expect("a byte"))
+        .collect();
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    std::fs::write(file.path(), &bytes).expect("a file");
+    let inputs = [
+        Input::Bytes(bytes.clone()),
+        Input::Stream(Box::new(std::io::Cursor::new(bytes.clone()))),
+    ];
+    for input in inputs {
+        let before = world.fake.calls_to("/SendInput").len();
+        let mut execution = sh(&format!("cmp - {} && echo same", file.path().display()));
+        execution.stdin = input;
+
+        let result = runner.execute(execution).await.expect("a result");
+
+        assert_eq!(result.stdout, b"same\n", "{result:?}");
+        let calls = world.fake.calls_to("/SendInput").len() - before;
+        assert!(calls >= LARGE / (256 * 1024), "{calls} calls");
+    }
+}
+
+/// Counts what is read of it.
+struct Counted<R>(R, Arc<AtomicUsize>);
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.0).poll_read(context, buffer);
+        self.1
+            .fetch_add(buffer.filled().len() - before, Ordering::Relaxed);
+        read
+    }
+}
+
+#[tokio::test]
+async fn no_more_input_is_taken_than_a_command_reads_and_two_pieces() {
+    let world = World::start().await;
+    let (_, runner) = world.sandbox().await;
+    let taken = Arc::new(AtomicUsize::new(0));
+    let mut execution = sh("head -c 100000 >/dev/null; echo read; sleep 987");
+    execution.stdin = Input::Stream(Box::new(Counted(tokio::io::repeat(7), Arc::clone(&taken))));
+    execution.timeout = Some(Duration::from_secs(3));
+
+    let result = runner.execute(execution).await.expect("a result");
+
+    assert!(result.timed_out && result.stdout == b"read\n", "{result:?}");
+    let taken = taken.load(Ordering::Relaxed);
+    assert!(taken <= 2 * 256 * 1024 + 100_000, "{taken} bytes");
 }
 
 #[tokio::test]

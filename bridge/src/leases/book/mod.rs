@@ -1,23 +1,27 @@
 //! Where leases are written down: a folder each, below `leases/` of the state folder.
 //!
-//! Here: [`LeaseBook`], which several processes may use at once, and [`Entry`], one lease in the hands of one of them.
+//! Here: [`LeaseBook`], which several processes may use at once; in `entry` one lease in the hands of one of them.
 //! A process that has an entry holds a lock that the system takes away with it, so that others see who lives. Whatever
 //! changes which entries there are is done under one lock of the whole book. Not here: what the records say
 //! (`record.rs`), any provider.
 
+mod entry;
+
 use std::fs::File;
-use std::io::{self, Read as _};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use runners::provider::Lease;
 use rustix::fs::{FlockOperation, flock};
-use sha2::{Digest as _, Sha256};
 use tokio::time::Instant;
 use uuid::Uuid;
 
-use super::record::{LeaseRecord, VERSION};
-use crate::session::state::{StateError, io_error, options, own_folder, sync_folder, write_whole};
+use entry::name_of;
+
+pub(crate) use entry::Entry;
+
+use crate::leases::record::{LeaseRecord, VERSION};
+use crate::session::state::{StateError, io_error, options, own_folder, sync_folder};
 
 /// Others hold the book's lock for milliseconds.
 const BOOK_PATIENCE: Duration = Duration::from_secs(10);
@@ -68,16 +72,6 @@ pub(crate) struct Line {
     pub(crate) record: Result<LeaseRecord, String>,
 }
 
-/// One lease of the book, in our hands alone.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    book: LeaseBook,
-    name: String,
-    pub(crate) record: LeaseRecord,
-    /// Unlocked when dropped, and by the system when the process is killed.
-    held: File,
-}
-
 impl LeaseBook {
     /// The book of this state folder; makes it where there is none.
     ///
@@ -106,7 +100,7 @@ impl LeaseBook {
     }
 
     /// Where it is.
-    pub(super) fn folder(&self) -> &Path {
+    pub(in crate::leases) fn folder(&self) -> &Path {
         &self.folder
     }
 
@@ -192,7 +186,7 @@ impl LeaseBook {
     }
 
     /// The ids of all leases that stand in the book for the same account as this one.
-    pub(super) async fn known_ids(&self, beside: &LeaseRecord) -> Result<Vec<String>, BookError> {
+    pub(in crate::leases) async fn known_ids(&self, beside: &LeaseRecord) -> Result<Vec<String>, BookError> {
         let lines = self.lines().await?;
         Ok(lines
             .into_iter()
@@ -333,89 +327,6 @@ enum Grasp {
     Nothing,
     InUse,
     Ours(File),
-}
-
-impl Entry {
-    /// Where a session on this lease is written down.
-    pub(crate) fn session_folder(&self) -> PathBuf {
-        self.folder().join("session")
-    }
-
-    /// The name of this entry.
-    pub(crate) fn name(&self) -> &str {
-        &self.name
-    }
-
-    /// The book that it stands in.
-    pub(super) fn book(&self) -> &LeaseBook {
-        &self.book
-    }
-
-    /// Writes down what [`Self::record`] says now.
-    ///
-    /// # Errors
-    ///
-    /// [`BookError::State`]; what stood there before stands there still.
-    pub(crate) fn write(&mut self) -> Result<(), BookError> {
-        let folder = self.folder();
-        let text = serde_json::to_vec_pretty(&self.record)
-            .map_err(|error| io_error(&folder, io::Error::from(error)))?;
-        Ok(write_whole(&folder, RECORD, &text)?)
-    }
-
-    /// The provider has named its lease: from now on nobody else can take one of that name.
-    ///
-    /// # Errors
-    ///
-    /// [`BookError::Taken`] where another session has it; ours is then not the one to give it back.
-    pub(crate) async fn named(&mut self, lease: Lease) -> Result<(), BookError> {
-        let book = self.book.clone();
-        let _book = book.lock().await?;
-        let name = name_of(&self.record, &lease.id);
-        if name != self.name {
-            match book.grasp(&name)? {
-                Grasp::Nothing => {}
-                Grasp::InUse => return Err(book.taken(&name, &self.record.provider, &lease.id)),
-                // What a killed process owed of it is ours to give back now.
-                Grasp::Ours(_left) => book.remove(&name)?,
-            }
-            let (from, to) = (self.folder(), book.folder.join(&name));
-            std::fs::rename(&from, &to).map_err(|error| io_error(&to, error))?;
-            self.name = name;
-            sync_folder(&book.folder)?;
-        }
-        self.record.lease = Some(lease);
-        self.record.stage = super::record::Stage::Held;
-        self.write()
-    }
-
-    /// Nothing is owed any more.
-    ///
-    /// # Errors
-    ///
-    /// [`BookError`]; it will then be found again by a successor, and the provider asked once more.
-    pub(crate) async fn strike(self) -> Result<(), BookError> {
-        let Self { book, name, held, .. } = self;
-        let _book = book.lock().await?;
-        let removed = book.remove(&name);
-        drop(held);
-        removed
-    }
-
-    fn folder(&self) -> PathBuf {
-        self.book.folder.join(&self.name)
-    }
-}
-
-/// A provider's ids may hold anything; a file name may not.
-fn name_of(record: &LeaseRecord, id: &str) -> String {
-    let digest = Sha256::new()
-        .chain_update(record.account.as_bytes())
-        .chain_update([0])
-        .chain_update(id.as_bytes())
-        .finalize();
-    let hex: String = digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("{}-{hex}", record.provider)
 }
 
 fn lock_file(path: &Path) -> Result<File, BookError> {
