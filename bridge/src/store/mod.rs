@@ -11,9 +11,14 @@ mod records;
 mod error;
 mod folder;
 mod settings;
+mod columns;
+mod schema;
+mod sqlite;
+mod postgres;
 
 use std::fmt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
@@ -25,6 +30,9 @@ pub use ledger::{EntryOutcome, EntryRow, NewEntry};
 pub use records::{AuditHeadRow, CleanupRow, LeaseRow};
 pub use session::{Claim, Fence, Hold, SessionFilter, SessionRow};
 pub use settings::{Durability, StoreSettings, StoreUrl};
+
+use postgres::PostgresStore;
+use sqlite::SqliteStore;
 
 /// What a call of the store comes to.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
@@ -133,7 +141,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// The newest entries of a session, newest first, at most `most` of them.
     fn recent_entries(&self, session: Uuid, most: u32) -> Reply<'_, Vec<EntryRow>>;
 
-    /// Removes entries that were dispatched longer ago than `age` and are not in flight; how many.
+    /// Removes entries that were dispatched longer ago than `age` and are not in flight; how many, at most 5,000.
     fn sweep_entries(&self, age: Duration) -> Reply<'_, u64>;
 
     // --- leases and owed clean-ups ---
@@ -163,7 +171,7 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Kept for `keep`: at least as long as a request with it would be taken for fresh.
     fn spend_nonce<'a>(&'a self, key_id: &'a str, nonce: &'a str, keep: Duration) -> Reply<'a, bool>;
 
-    /// Removes nonces whose time is over; how many.
+    /// Removes nonces whose time is over; how many, at most 5,000.
     fn sweep_nonces(&self) -> Reply<'_, u64>;
 
     /// Writes the newest signed head of a segment; `false` where that segment has a newer one.
@@ -173,6 +181,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     fn audit_heads(&self, daemon: Uuid, most: u32) -> Reply<'_, Vec<AuditHeadRow>>;
 }
 
+/// A sweep removes at most so many rows at a call, so that it holds nobody up for long.
+const SWEEP_MOST: i64 = 5_000;
+
 /// Opens the store of these settings, makes it where there is none, and brings its schema up to date.
 ///
 /// The state folder is locked for as long as the store lives.
@@ -180,7 +191,33 @@ pub trait Store: fmt::Debug + Send + Sync {
 /// # Errors
 ///
 /// [`StoreError`], with what to do.
-pub async fn open(settings: StoreSettings) -> Result<std::sync::Arc<dyn Store>, StoreError> {
-    let _folder = Folder::lock(&settings.folder)?;
-    Err(StoreError::Url("no database is built in yet".to_owned()))
+pub async fn open(settings: StoreSettings) -> Result<Arc<dyn Store>, StoreError> {
+    let folder = Folder::lock(&settings.folder)?;
+    Ok(match settings.url {
+        StoreUrl::Sqlite => Arc::new(SqliteStore::open(folder, settings.durability).await?),
+        StoreUrl::Postgres(url) => Arc::new(PostgresStore::open(folder, &url).await?),
+    })
+}
+
+/// Copies the SQLite store of this state folder into a new file, whether or not a daemon has it open.
+///
+/// # Errors
+///
+/// [`StoreError`], with what to do; no file is then left.
+pub async fn backup(folder: &Path, file: &Path) -> Result<(), StoreError> {
+    sqlite::backup_folder(folder, file).await
+}
+
+/// Puts a deadline on a call.
+fn within<'a, T: Send + 'a>(
+    limit: Duration,
+    call: &'static str,
+    work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+) -> Reply<'a, T> {
+    Box::pin(async move {
+        match tokio::time::timeout(limit, work).await {
+            Ok(done) => done,
+            Err(_) => Err(StoreError::Deadline { call, limit }),
+        }
+    })
 }
