@@ -28,6 +28,7 @@ mod providers;
 mod probe;
 mod check;
 mod leases;
+mod store;
 mod signals;
 mod stdio;
 pub mod exit;
@@ -106,6 +107,9 @@ enum Command {
     /// See and settle what is held and owed at providers
     #[command(subcommand)]
     Leases(leases::LeasesCommand),
+    /// Copy the daemon's store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Sign and verify requests between the daemon and a Worker, for auditors
     #[command(subcommand)]
     Envelope(envelope::EnvelopeCommand),
@@ -207,6 +211,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,
+        Command::Store(command) => store::run(command).await,
         Command::Envelope(command) => envelope::run(&command),
         Command::Providers(arguments) => providers::providers(&arguments),
         Command::Config(ConfigCommand::Check(arguments)) => check::check(app, &arguments).await,

@@ -9,6 +9,8 @@ mod sessions;
 mod ledger;
 mod records;
 mod backup;
+#[cfg(test)]
+mod tests;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
