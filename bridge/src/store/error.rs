@@ -4,12 +4,13 @@
 //! (`sqlite/`, `postgres/`).
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use uuid::Uuid;
 
-/// Why the store did not do what it was asked.
-#[derive(Debug, thiserror::Error)]
+/// Why the store did not do what it was asked. Callers that were committed together share the cause.
+#[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
     /// The URL names no database that is known here.
@@ -41,7 +42,7 @@ pub enum StoreError {
     Schema(String),
     /// No room is left.
     #[error("the store's disk is full: make room where it lies; nothing is lost that was confirmed")]
-    Full(#[source] sqlx::Error),
+    Full(#[source] Arc<sqlx::Error>),
     /// What stands there is damaged.
     #[error(
         "the store is damaged ({0}): stop the daemon, keep a copy for the search of the cause, and restore a backup"
@@ -49,7 +50,7 @@ pub enum StoreError {
     Damaged(String),
     /// Something else holds it locked.
     #[error("the store is locked by another program; end what has it open")]
-    Busy(#[source] sqlx::Error),
+    Busy(#[source] Arc<sqlx::Error>),
     /// The call took too long.
     #[error("the store did not answer within {limit:?} ({call})")]
     Deadline {
@@ -60,7 +61,7 @@ pub enum StoreError {
     },
     /// There is no connection to the server.
     #[error("the store's server cannot be reached: see that it runs and that the URL is right")]
-    Unreachable(#[source] sqlx::Error),
+    Unreachable(#[source] Arc<sqlx::Error>),
     /// A session of this id is there already.
     #[error("a session {0} is in the store already")]
     Exists(Uuid),
@@ -75,7 +76,10 @@ pub enum StoreError {
     /// A copy could not be made.
     #[error("no backup was made: {0}")]
     Backup(String),
+    /// The store has been closed.
+    #[error("the store is closed: the daemon is ending")]
+    Closed,
     /// Anything else that the database says.
     #[error("the store refused")]
-    Database(#[source] sqlx::Error),
+    Database(#[source] Arc<sqlx::Error>),
 }

@@ -29,12 +29,17 @@ pub(super) async fn migrate<C: Migrate>(
     });
     let known = versions.iter().map(|version| version.0).max().unwrap_or(0);
     let migrator = Migrator::with_migrations(migrations.collect());
-    migrator
-        .run_direct(None, connection, false)
-        .await
-        .map_err(|error| match error {
-            MigrateError::VersionMissing(found) if found > known => StoreError::Newer { found, known },
-            MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => read(error),
-            other => StoreError::Schema(other.to_string()),
-        })
+    let Err(error) = migrator.run_direct(None, connection, false).await else {
+        return Ok(());
+    };
+    let told = error.to_string();
+    if let MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) = error {
+        return Err(read(error));
+    }
+    if let MigrateError::VersionMissing(found) = error
+        && found > known
+    {
+        return Err(StoreError::Newer { found, known });
+    }
+    Err(StoreError::Schema(told))
 }

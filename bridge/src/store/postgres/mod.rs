@@ -9,6 +9,7 @@ mod ledger;
 mod records;
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgArguments, PgConnectOptions, PgPoolOptions, PgRow};
@@ -231,17 +232,21 @@ fn read_error(error: sqlx::Error) -> StoreError {
         .and_then(|error| error.code())
         .map(std::borrow::Cow::into_owned);
     match code.as_deref() {
-        Some("53100") => StoreError::Full(error),
+        Some("53100") => StoreError::Full(Arc::new(error)),
         Some("XX001" | "XX002") => StoreError::Damaged(error.to_string()),
         Some("57014") => StoreError::Deadline {
             call: "a statement on the server",
             limit: CALL,
         },
-        Some("55P03") => StoreError::Busy(error),
+        Some("55P03") => StoreError::Busy(Arc::new(error)),
         // Connections (08), refused logins (28), no such database, too many clients, shutting down, a standby.
-        Some("3D000" | "53300" | "57P01" | "57P02" | "57P03" | "25006") => StoreError::Unreachable(error),
-        Some(code) if code.starts_with("08") || code.starts_with("28") => StoreError::Unreachable(error),
-        Some(_) => StoreError::Database(error),
+        Some("3D000" | "53300" | "57P01" | "57P02" | "57P03" | "25006") => {
+            StoreError::Unreachable(Arc::new(error))
+        }
+        Some(code) if code.starts_with("08") || code.starts_with("28") => {
+            StoreError::Unreachable(Arc::new(error))
+        }
+        Some(_) => StoreError::Database(Arc::new(error)),
         None if matches!(
             error,
             sqlx::Error::Io(_)
@@ -251,9 +256,9 @@ fn read_error(error: sqlx::Error) -> StoreError {
                 | sqlx::Error::WorkerCrashed
         ) =>
         {
-            StoreError::Unreachable(error)
+            StoreError::Unreachable(Arc::new(error))
         }
-        None => StoreError::Database(error),
+        None => StoreError::Database(Arc::new(error)),
     }
 }
 

@@ -30,7 +30,7 @@ impl SqliteStore {
             .bind(claim.session.to_string())
             .bind(claim.daemon.to_string())
             .bind(claim.fence.0);
-        self.write_one(insert).await
+        self.group.write_one(insert).await
     }
 
     pub(super) async fn settle_entry(
@@ -53,7 +53,7 @@ impl SqliteStore {
             .bind(claim.session.to_string())
             .bind(claim.daemon.to_string())
             .bind(claim.fence.0);
-        self.write_one(settle).await
+        self.group.write_one(settle).await
     }
 
     pub(super) async fn mark_delivered(
@@ -73,7 +73,7 @@ impl SqliteStore {
             .bind(claim.session.to_string())
             .bind(claim.daemon.to_string())
             .bind(claim.fence.0);
-        self.write_one(mark).await
+        self.group.write_one(mark).await
     }
 
     pub(super) async fn mark_open(&self, claim: &Claim, reason: &str) -> Result<u64, StoreError> {

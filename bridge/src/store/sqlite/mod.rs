@@ -3,16 +3,19 @@
 //! Here: [`SqliteStore`]: how the file is opened, which errors mean what, and the calls, each with its deadline. One
 //! connection writes and two read (WAL): writers wait for each other, readers for nobody. The folder's lock makes this
 //! process the only owner of every session; the rules of ownership are those of PostgreSQL all the same. Not here:
-//! SQL, which is in `sessions.rs`, `ledger.rs` and `records.rs`; copies, in `backup.rs`.
+//! SQL, which is in `sessions.rs`, `ledger.rs` and `records.rs`; how the ledger is committed, in `group.rs`; copies, in
+//! `backup.rs`.
 
 mod sessions;
 mod ledger;
 mod records;
+mod group;
 mod backup;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::sqlite::{
@@ -33,6 +36,7 @@ use super::{
 use crate::session::state::options;
 
 pub(super) use backup::backup_folder;
+use group::Group;
 
 const FILE: &str = "store.db";
 /// Also the bound of waiting for the one connection that writes.
@@ -50,6 +54,8 @@ type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
 /// The store in a file.
 #[derive(Debug)]
 pub(super) struct SqliteStore {
+    /// Of the ledger, which is written for every unsafe callback.
+    group: Group,
     writer: SqlitePool,
     readers: SqlitePool,
     folder: Folder,
@@ -89,6 +95,7 @@ impl SqliteStore {
         let writer = pool(1).connect_with(writing).await.map_err(read_error)?;
         let readers = pool(READERS).connect_lazy_with(at(&file).read_only(true));
         let store = Self {
+            group: Group::start(writer.clone()),
             writer,
             readers,
             folder,
@@ -267,11 +274,11 @@ fn read_error(error: sqlx::Error) -> StoreError {
         .as_database_error()
         .and_then(|error| error.code()?.parse::<i32>().ok());
     match (code, code.map(|code| code & 0xff)) {
-        (Some(IOERR_SHMSIZE), _) | (_, Some(13)) => StoreError::Full(error),
-        (_, Some(5 | 6)) => StoreError::Busy(error),
+        (Some(IOERR_SHMSIZE), _) | (_, Some(13)) => StoreError::Full(Arc::new(error)),
+        (_, Some(5 | 6)) => StoreError::Busy(Arc::new(error)),
         (_, Some(11 | 26)) => StoreError::Damaged(error.to_string()),
-        _ if matches!(error, sqlx::Error::PoolTimedOut) => StoreError::Busy(error),
-        _ => StoreError::Database(error),
+        _ if matches!(error, sqlx::Error::PoolTimedOut) => StoreError::Busy(Arc::new(error)),
+        _ => StoreError::Database(Arc::new(error)),
     }
 }
 
