@@ -6,6 +6,7 @@
 pub mod app;
 mod placing;
 mod leases;
+pub mod store;
 mod hosting;
 mod callback;
 pub mod session;

@@ -25,6 +25,7 @@ fn help_names_every_command_and_every_exit_code() {
         "run",
         "open",
         "policy",
+        "store",
         "config",
         "version",
         "completions",
@@ -37,6 +38,25 @@ fn help_names_every_command_and_every_exit_code() {
             stdout(&help)
         );
     }
+}
+
+#[test]
+fn a_backup_of_a_folder_without_a_store_is_code_1_and_leaves_no_file() {
+    let folder = tempfile::tempdir().unwrap();
+    let (state, copy) = (folder.path().join("state"), folder.path().join("copy.db"));
+
+    let backup = bridge(&[
+        "store",
+        "backup",
+        copy.to_str().unwrap(),
+        "--state-dir",
+        state.to_str().unwrap(),
+    ]);
+
+    assert_eq!(code(&backup), 1);
+    let told = String::from_utf8_lossy(&backup.stderr).into_owned();
+    assert!(told.contains("there is no store"), "{told}");
+    assert!(!copy.exists());
 }
 
 #[test]

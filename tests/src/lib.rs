@@ -19,6 +19,7 @@ pub mod sshd;
 pub mod dropbear;
 pub mod peer;
 pub mod moto;
+pub mod postgres;
 pub mod user;
 pub mod workerd;
 pub mod relayed;

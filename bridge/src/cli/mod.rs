@@ -34,6 +34,7 @@ mod probe;
 mod config;
 mod leases;
 mod audit;
+mod store;
 mod signals;
 mod stdio;
 pub mod exit;
@@ -129,6 +130,9 @@ enum Command {
     /// Verify and read the audit of a state folder
     #[command(subcommand)]
     Audit(audit::AuditCommand),
+    /// Copy the daemon's store
+    #[command(subcommand)]
+    Store(store::StoreCommand),
     /// Sign and verify requests between the daemon and a Worker, for auditors
     #[command(subcommand)]
     Envelope(envelope::EnvelopeCommand),
@@ -231,6 +235,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,
         Command::Audit(command) => Box::pin(audit::run(command)).await,
+        Command::Store(command) => store::run(command).await,
         Command::Envelope(command) => envelope::run(&command),
         Command::Providers(arguments) => providers::providers(&arguments),
         Command::Config(command) => Box::pin(config::run(app, command)).await,

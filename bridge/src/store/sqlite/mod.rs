@@ -1,0 +1,298 @@
+//! The store in a file of the state folder.
+//!
+//! Here: [`SqliteStore`]: how the file is opened, which errors mean what, and the calls, each with its deadline. One
+//! connection writes and two read (WAL): writers wait for each other, readers for nobody. The folder's lock makes this
+//! process the only owner of every session; the rules of ownership are those of PostgreSQL all the same. Not here:
+//! SQL, which is in `sessions.rs`, `ledger.rs` and `records.rs`; how the ledger is committed, in `group.rs`; copies, in
+//! `backup.rs`.
+
+mod sessions;
+mod ledger;
+mod records;
+mod group;
+mod backup;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use sqlx::sqlite::{
+    SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
+};
+use sqlx::{Row as _, Sqlite, SqlitePool};
+use uuid::Uuid;
+
+use super::columns::Columns;
+use super::error::StoreError;
+use super::folder::Folder;
+use super::schema::{self, Version};
+use super::settings::Durability;
+use super::{
+    AuditHeadRow, Claim, CleanupRow, EntryOutcome, EntryRow, LeaseRow, NewEntry, Reply, SessionFilter,
+    SessionRow, Store, within,
+};
+use crate::session::state::options;
+
+pub(super) use backup::backup_folder;
+use group::Group;
+
+const FILE: &str = "store.db";
+/// Also the bound of waiting for the one connection that writes.
+const CALL: Duration = Duration::from_secs(5);
+/// Of another program that has the file locked, such as a shell of SQLite's.
+const BUSY: Duration = Duration::from_secs(2);
+/// Looking through a large file takes its time.
+const OPEN: Duration = Duration::from_secs(120);
+const READERS: u32 = 2;
+
+const VERSIONS: &[Version] = &[(1, "first", include_str!("../migrations/sqlite/0001_first.sql"))];
+
+type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// The store in a file.
+#[derive(Debug)]
+pub(super) struct SqliteStore {
+    /// Of the ledger, which is written for every unsafe callback.
+    group: Group,
+    writer: SqlitePool,
+    readers: SqlitePool,
+    folder: Folder,
+}
+
+impl SqliteStore {
+    /// Opens the file in this folder, makes it where there is none, looks whether it is whole, and migrates it.
+    pub(super) async fn open(folder: Folder, durability: Durability) -> Result<Self, StoreError> {
+        let opening = Self::open_pages(folder, durability, None);
+        within(OPEN, "open", opening).await
+    }
+
+    /// As [`Self::open`], of at most so many pages: to a test, the end of the disk.
+    pub(super) async fn open_pages(
+        folder: Folder,
+        durability: Durability,
+        most_pages: Option<u32>,
+    ) -> Result<Self, StoreError> {
+        let file = folder.path().join(FILE);
+        // For nobody else to read from its first byte, and through no link.
+        options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&file)
+            .map_err(|error| StoreError::Folder(format!("{}: {error}", file.display())))?;
+        let synchronous = match durability {
+            Durability::Write => SqliteSynchronous::Normal,
+            Durability::Fsync => SqliteSynchronous::Full,
+        };
+        let mut writing = at(&file)
+            .journal_mode(SqliteJournalMode::Wal)
+            .synchronous(synchronous);
+        if let Some(most) = most_pages {
+            writing = writing.pragma("max_page_count", most.to_string());
+        }
+        let writer = pool(1).connect_with(writing).await.map_err(read_error)?;
+        let readers = pool(READERS).connect_lazy_with(at(&file).read_only(true));
+        let store = Self {
+            group: Group::start(writer.clone()),
+            writer,
+            readers,
+            folder,
+        };
+        store.look_through().await?;
+        let mut connection = store.writer.acquire().await.map_err(read_error)?;
+        schema::migrate(&mut *connection, VERSIONS, read_error).await?;
+        drop(connection);
+        Ok(store)
+    }
+
+    async fn look_through(&self) -> Result<(), StoreError> {
+        let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
+            .fetch_one(&self.writer)
+            .await
+            .map_err(read_error)?;
+        if found == "ok" {
+            return Ok(());
+        }
+        Err(StoreError::Damaged(found))
+    }
+
+    /// Carries out what writes; how many rows it changed.
+    async fn write(&self, query: Query<'_>) -> Result<u64, StoreError> {
+        let done = query.execute(&self.writer).await.map_err(read_error)?;
+        Ok(done.rows_affected())
+    }
+
+    /// Carries out what writes at most one row; whether it did.
+    async fn write_one(&self, query: Query<'_>) -> Result<bool, StoreError> {
+        Ok(self.write(query).await? == 1)
+    }
+
+    /// Fetches rows with this pool.
+    async fn fetch(pool: &SqlitePool, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        query.fetch_all(pool).await.map_err(read_error)
+    }
+}
+
+impl Store for SqliteStore {
+    fn kind(&self) -> &'static str {
+        "sqlite"
+    }
+    fn daemon(&self) -> Uuid {
+        self.folder.daemon()
+    }
+    fn ready(&self) -> Reply<'_, ()> {
+        within(CALL, "ready", self.beat())
+    }
+    fn backup<'a>(&'a self, file: &'a Path) -> Reply<'a, ()> {
+        within(backup::LIMIT, "backup", self.copy_to(file))
+    }
+
+    fn create<'a>(&'a self, session: &'a SessionRow, daemon: Uuid, lease: Duration) -> Reply<'a, Claim> {
+        within(CALL, "create", self.insert_session(session, daemon, lease))
+    }
+    fn save<'a>(&'a self, claim: &'a Claim, session: &'a SessionRow) -> Reply<'a, bool> {
+        within(CALL, "save", self.update_session(claim, session))
+    }
+    fn session(&self, id: Uuid) -> Reply<'_, Option<SessionRow>> {
+        within(CALL, "session", self.find_session(id))
+    }
+    fn sessions(&self, filter: SessionFilter) -> Reply<'_, Vec<SessionRow>> {
+        within(CALL, "sessions", self.list_sessions(filter))
+    }
+    fn revoke(&self, id: Uuid) -> Reply<'_, bool> {
+        within(CALL, "revoke", self.revoke_session(id))
+    }
+    fn revoked(&self, daemon: Uuid) -> Reply<'_, Vec<Uuid>> {
+        within(CALL, "revoked", self.list_revoked(daemon))
+    }
+    fn sweep_sessions(&self, age: Duration) -> Reply<'_, u64> {
+        within(CALL, "sweep_sessions", self.delete_sessions(age))
+    }
+
+    fn claim(&self, id: Uuid, daemon: Uuid, lease: Duration) -> Reply<'_, Option<Claim>> {
+        within(CALL, "claim", self.claim_session(id, daemon, lease))
+    }
+    fn resume(&self, daemon: Uuid, lease: Duration) -> Reply<'_, Vec<(Claim, SessionRow)>> {
+        within(CALL, "resume", self.resume_sessions(daemon, lease))
+    }
+    fn take_over(&self, daemon: Uuid, lease: Duration, most: u32) -> Reply<'_, Vec<(Claim, SessionRow)>> {
+        within(CALL, "take_over", self.take_sessions(daemon, lease, most))
+    }
+    fn renew<'a>(&'a self, claims: &'a [Claim], lease: Duration) -> Reply<'a, Vec<Uuid>> {
+        within(CALL, "renew", self.renew_claims(claims, lease))
+    }
+    fn release<'a>(&'a self, claim: &'a Claim) -> Reply<'a, bool> {
+        within(CALL, "release", self.release_session(claim))
+    }
+
+    fn dispatch<'a>(&'a self, claim: &'a Claim, entry: &'a NewEntry) -> Reply<'a, bool> {
+        within(CALL, "dispatch", self.insert_entry(claim, entry))
+    }
+    fn settle<'a>(
+        &'a self,
+        claim: &'a Claim,
+        request_id: Uuid,
+        outcome: &'a EntryOutcome,
+    ) -> Reply<'a, bool> {
+        within(CALL, "settle", self.settle_entry(claim, request_id, outcome))
+    }
+    fn delivered<'a>(&'a self, claim: &'a Claim, request_id: Uuid, whole: bool) -> Reply<'a, bool> {
+        within(CALL, "delivered", self.mark_delivered(claim, request_id, whole))
+    }
+    fn mark_indeterminate<'a>(&'a self, claim: &'a Claim, reason: &'a str) -> Reply<'a, u64> {
+        within(CALL, "mark_indeterminate", self.mark_open(claim, reason))
+    }
+    fn entry(&self, request_id: Uuid) -> Reply<'_, Option<EntryRow>> {
+        within(CALL, "entry", self.find_entry(request_id))
+    }
+    fn entry_by_key<'a>(&'a self, session: Uuid, key: &'a str) -> Reply<'a, Option<EntryRow>> {
+        within(CALL, "entry_by_key", self.find_entry_by_key(session, key))
+    }
+    fn recent_entries(&self, session: Uuid, most: u32) -> Reply<'_, Vec<EntryRow>> {
+        within(CALL, "recent_entries", self.list_entries(session, most))
+    }
+    fn sweep_entries(&self, age: Duration) -> Reply<'_, u64> {
+        within(CALL, "sweep_entries", self.delete_entries(age))
+    }
+
+    fn put_lease<'a>(&'a self, lease: &'a LeaseRow) -> Reply<'a, ()> {
+        within(CALL, "put_lease", self.write_lease(lease))
+    }
+    fn leases(&self) -> Reply<'_, Vec<LeaseRow>> {
+        within(CALL, "leases", self.list_leases())
+    }
+    fn delete_lease<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
+        within(CALL, "delete_lease", self.remove_lease(name))
+    }
+    fn put_cleanup<'a>(&'a self, cleanup: &'a CleanupRow) -> Reply<'a, ()> {
+        within(CALL, "put_cleanup", self.write_cleanup(cleanup))
+    }
+    fn cleanups(&self) -> Reply<'_, Vec<CleanupRow>> {
+        within(CALL, "cleanups", self.list_cleanups())
+    }
+    fn delete_cleanup<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
+        within(CALL, "delete_cleanup", self.remove_cleanup(name))
+    }
+
+    fn spend_nonce<'a>(&'a self, key_id: &'a str, nonce: &'a str, keep: Duration) -> Reply<'a, bool> {
+        within(CALL, "spend_nonce", self.insert_nonce(key_id, nonce, keep))
+    }
+    fn sweep_nonces(&self) -> Reply<'_, u64> {
+        within(CALL, "sweep_nonces", self.delete_nonces())
+    }
+    fn put_audit_head<'a>(&'a self, head: &'a AuditHeadRow) -> Reply<'a, bool> {
+        within(CALL, "put_audit_head", self.write_audit_head(head))
+    }
+    fn audit_heads(&self, daemon: Uuid, most: u32) -> Reply<'_, Vec<AuditHeadRow>> {
+        within(CALL, "audit_heads", self.list_audit_heads(daemon, most))
+    }
+}
+
+fn at(file: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(PathBuf::from(file))
+        .busy_timeout(BUSY)
+}
+
+fn pool(most: u32) -> SqlitePoolOptions {
+    // A connection to a file does not go stale, so nothing wakes up to look after it.
+    SqlitePoolOptions::new()
+        .max_connections(most)
+        .acquire_timeout(CALL)
+        .idle_timeout(None)
+        .max_lifetime(None)
+        .test_before_acquire(false)
+}
+
+/// What SQLite's result codes mean; the low byte of an extended code is its kind.
+fn read_error(error: sqlx::Error) -> StoreError {
+    // https://www.sqlite.org/rescode.html
+    const IOERR_SHMSIZE: i32 = 4874;
+    let code = error
+        .as_database_error()
+        .and_then(|error| error.code()?.parse::<i32>().ok());
+    match (code, code.map(|code| code & 0xff)) {
+        (Some(IOERR_SHMSIZE), _) | (_, Some(13)) => StoreError::Full(Arc::new(error)),
+        (_, Some(5 | 6)) => StoreError::Busy(Arc::new(error)),
+        (_, Some(11 | 26)) => StoreError::Damaged(error.to_string()),
+        _ if matches!(error, sqlx::Error::PoolTimedOut) => StoreError::Busy(Arc::new(error)),
+        _ => StoreError::Database(Arc::new(error)),
+    }
+}
+
+impl Columns for SqliteRow {
+    fn text(&self, name: &'static str) -> Result<Option<String>, sqlx::Error> {
+        self.try_get(name)
+    }
+    fn int(&self, name: &'static str) -> Result<Option<i64>, sqlx::Error> {
+        self.try_get(name)
+    }
+    fn flag(&self, name: &'static str) -> Result<Option<bool>, sqlx::Error> {
+        self.try_get(name)
+    }
+    fn bytes(&self, name: &'static str) -> Result<Option<Vec<u8>>, sqlx::Error> {
+        self.try_get(name)
+    }
+}
