@@ -13,9 +13,11 @@ use crate::daemon::{CreateError, Mistake, NotOpened, RotateError};
 pub struct Problem {
     /// Names the kind of problem: `urn:paperclip-bridge:problem:` and the code.
     #[serde(rename = "type")]
-    pub kind: String,
+    #[schema(value_type = String)]
+    pub kind: Box<str>,
     /// The status in words.
-    pub title: String,
+    #[schema(value_type = String)]
+    pub title: Box<str>,
     /// The HTTP status.
     pub status: u16,
     /// What is wrong and what to do.
@@ -30,8 +32,8 @@ pub struct Problem {
 impl Problem {
     pub(crate) fn new(status: StatusCode, code: &str, detail: impl Into<String>) -> Self {
         Self {
-            kind: format!("urn:paperclip-bridge:problem:{code}"),
-            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            kind: format!("urn:paperclip-bridge:problem:{code}").into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
             status: status.as_u16(),
             detail: detail.into(),
             code: code.to_owned(),

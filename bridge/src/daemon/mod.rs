@@ -128,7 +128,8 @@ impl Daemon {
         own: bool,
     ) -> Result<Created, CreateError> {
         let reserved = asked.reserved();
-        if !reserved.is_empty() && !(own && self.settings.adhoc) {
+        let adhoc = own && self.settings.adhoc;
+        if !adhoc && !reserved.is_empty() {
             return Err(CreateError::Reserved(reserved));
         }
         self.room()?;

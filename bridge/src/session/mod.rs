@@ -37,6 +37,8 @@ use rates::SessionRates;
 
 /// Callbacks of one session at the same time.
 pub const CONCURRENCY: usize = 64;
+/// At the end of a session, answers that are made get so long to be taken.
+const WRITING: Duration = Duration::from_secs(1);
 /// Bytes of bodies that one session may hold.
 pub const SESSION_BODY_BYTES: u64 = 64 * 1024 * 1024;
 /// Bytes of bodies that the process may hold.
@@ -72,8 +74,12 @@ pub struct Session {
     pub(crate) audit: Option<Arc<SessionAudit>>,
     /// Cancelled once no new callback is taken.
     pub(crate) draining: CancellationToken,
+    /// Cancelled when streams shall end once what they have to say is written.
+    pub(crate) closing: CancellationToken,
     /// Cancelled to cut every stream.
     pub(crate) cut: CancellationToken,
+    /// Streams that are being served.
+    pub(crate) streams: TaskTracker,
     /// Dispatched unsafe callbacks run on here when their caller has gone; so does the dropping of unread bodies.
     pub(crate) tasks: TaskTracker,
 }
@@ -156,7 +162,9 @@ impl Session {
             token: ArcSwapOption::from_pointee(parts.token),
             audit: parts.audit,
             draining: CancellationToken::new(),
+            closing: CancellationToken::new(),
             cut: CancellationToken::new(),
+            streams: TaskTracker::new(),
             tasks: TaskTracker::new(),
         })
     }
@@ -219,6 +227,12 @@ impl Session {
         };
         if tokio::time::timeout(patience, settled).await.is_err() {
             tracing::debug!(session = %self.id, "callbacks were still under way at the end of the session");
+        }
+        // An answer that is made is not yet on its way.
+        self.closing.cancel();
+        self.streams.close();
+        if tokio::time::timeout(WRITING, self.streams.wait()).await.is_err() {
+            tracing::debug!(session = %self.id, "answers were still being written at the end of the session");
         }
         self.cut.cancel();
         self.ledger.open_count()

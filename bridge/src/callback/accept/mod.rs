@@ -86,6 +86,7 @@ fn pins(listening: &Listening) -> HostPins {
 
 /// Serves one stream of an agent to its end, or until the session is cut.
 pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
+    let _served = session.streams.token();
     let pins = pins(&stream.listening);
     let notes = Arc::new(Notes::default());
     let limits = HeadLimits {
@@ -124,9 +125,17 @@ pub(crate) async fn stream(stream: AgentStream, session: Arc<Session>) {
     let connection = http1::Builder::new()
         .half_close(true)
         .serve_connection(TokioIo::new(gate), service);
+    tokio::pin!(connection);
     let ended = tokio::select! {
-        ended = connection => ended,
+        ended = connection.as_mut() => ended,
         () = session.cut.cancelled() => return,
+        () = session.closing.cancelled() => {
+            connection.as_mut().graceful_shutdown();
+            tokio::select! {
+                ended = connection => ended,
+                () = session.cut.cancelled() => return,
+            }
+        }
     };
     if let Err(error) = ended {
         // A cut answer must look cut: the stream is dropped without an orderly end.
