@@ -118,6 +118,7 @@ fn text(output: &Output) -> String {
 
 fn request(upstream: &str) -> SessionRequest {
     SessionRequest {
+        whose: bridge::audit::Identities::default(),
         named: None,
         target: TargetSpec::Local,
         upstream: UpstreamSettings::parse(upstream, None).unwrap(),

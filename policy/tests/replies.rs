@@ -27,7 +27,7 @@ struct Case {
 impl Case {
     fn reply(&self) -> Reply<'_> {
         Reply {
-            request_nonce: Nonce::parse(&self.nonce).expect("a nonce"),
+            request_nonce: Nonce::parse(&self.nonce).unwrap_or_else(|| unreachable!("a nonce of the table")),
             request_signature: &self.signature,
             status: self.status,
             content_type: &self.content_type,

@@ -32,6 +32,7 @@ use crate::placing::{self, Place, Placed, Reach};
 use crate::secrets::Secrets;
 use crate::session::budget::Budget;
 use crate::session::identity::Identity;
+use crate::session::rates::{RateTable, SessionRates};
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::signing;
@@ -81,6 +82,7 @@ pub struct App {
     bodies: Arc<Budget>,
     shared: Shared,
     audit: Option<Arc<Audit>>,
+    rates: Option<Arc<RateTable>>,
 }
 
 impl Default for App {
@@ -92,6 +94,7 @@ impl Default for App {
             bodies: Budget::new(PROCESS_BODY_BYTES),
             shared: Shared::default(),
             audit: None,
+            rates: None,
         }
     }
 }
@@ -106,6 +109,13 @@ impl App {
     #[must_use]
     pub fn with_audit(mut self, audit: Arc<Audit>) -> Self {
         self.audit = Some(audit);
+        self
+    }
+
+    /// The calls of every session opened from now on are held to these limits, too.
+    #[must_use]
+    pub fn with_rates(mut self, rates: Arc<RateTable>) -> Self {
+        self.rates = Some(rates);
         self
     }
 
@@ -216,13 +226,11 @@ impl App {
         let Placed { ladder, queue } =
             placing::ladder(request, runner, reach, identity, state.as_ref(), &self.providers)?;
         let report = ladder.report();
+        let identities = request.identities(identity.run_id(&request.run_id));
         let audit = match &self.audit {
-            Some(audit) => {
-                let identities = request.identities(identity.run_id(&request.run_id));
-                SessionAudit::begin(audit, identity.session, &identities, runner.target())
-                    .map(Some)
-                    .map_err(|error| configuration(&error))?
-            }
+            Some(audit) => SessionAudit::begin(audit, identity.session, &identities, runner.target())
+                .map(Some)
+                .map_err(|error| configuration(&error))?,
             None => None,
         };
         let session = Session::of(
@@ -237,7 +245,13 @@ impl App {
                 token: identity.digest,
                 audit,
                 process_bodies: Arc::clone(&self.bodies),
-                shared: self.shared.clone(),
+                shared: Shared {
+                    rates: self.rates.as_ref().map(|table| {
+                        let ids = [&identities.agent, &identities.issue, &identities.company];
+                        SessionRates::new(Arc::clone(table), identity.session, ids.map(Option::as_deref))
+                    }),
+                    ..self.shared.clone()
+                },
             },
         );
         let (reporter, mut status) = StatusReporter::new();

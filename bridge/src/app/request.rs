@@ -137,6 +137,8 @@ pub struct SessionRequest {
     pub run_id: String,
     /// Compiled policy.
     pub rules: Arc<Rules>,
+    /// Whom it belongs to beyond what its target says; the run is `run_id`.
+    pub whose: Identities,
     /// Sizes.
     pub limits: Limits,
     /// Calls per second; `None` is no limit of rate.
@@ -158,21 +160,21 @@ pub struct SessionRequest {
 }
 
 impl SessionRequest {
-    /// Whom it belongs to, as far as it says so.
+    /// Whom it belongs to, as far as it or its target says so.
     pub(crate) fn identities(&self, run_id: &str) -> Identities {
-        let run = Some(run_id.to_owned());
-        match &self.target {
-            TargetSpec::Local | TargetSpec::Ssh(_) => Identities {
-                run,
-                ..Identities::default()
-            },
-            TargetSpec::Provider(target) => Identities {
-                run,
-                agent: None,
-                company: target.company_id.clone(),
-                issue: target.issue_id.clone(),
-                environment: target.environment_id.clone(),
-            },
+        let leased = match &self.target {
+            TargetSpec::Local | TargetSpec::Ssh(_) => [None, None, None],
+            TargetSpec::Provider(target) => {
+                [&target.company_id, &target.issue_id, &target.environment_id].map(Clone::clone)
+            }
+        };
+        let [company, issue, environment] = leased;
+        Identities {
+            run: Some(run_id.to_owned()),
+            agent: self.whose.agent.clone(),
+            company: self.whose.company.clone().or(company),
+            issue: self.whose.issue.clone().or(issue),
+            environment: self.whose.environment.clone().or(environment),
         }
     }
 }

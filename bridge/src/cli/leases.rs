@@ -259,17 +259,8 @@ fn lines_as_text(lines: &[Line]) -> String {
     text
 }
 
-fn outcome(outcome: &GaveBack) -> (&'static str, String) {
-    match outcome {
-        GaveBack::Confirmed(released) => ("released", format!("{released:?}").to_lowercase()),
-        GaveBack::Nothing(why) => ("lost", why.clone()),
-        GaveBack::Borrowed => ("left_alone", "it was borrowed and is left as it is".to_owned()),
-        GaveBack::Owed { why, .. } => ("owed", why.clone()),
-    }
-}
-
 fn reaped_as_json(reaped: &Reaped) -> Value {
-    let (name, detail) = outcome(&reaped.outcome);
+    let (name, detail) = reaped.outcome.told();
     together(
         reaped.record.as_ref().map_or_else(|| json!({}), record_as_json),
         json!({ "entry": reaped.name, "outcome": name, "detail": detail }),
@@ -277,7 +268,7 @@ fn reaped_as_json(reaped: &Reaped) -> Value {
 }
 
 fn reaped_as_text(reaped: &Reaped) -> String {
-    let (name, detail) = outcome(&reaped.outcome);
+    let (name, detail) = reaped.outcome.told();
     let what = reaped.record.as_ref().map_or_else(
         || reaped.name.clone(),
         |record| format!("{}:{}", record.provider, record.id().unwrap_or("(not known)")),

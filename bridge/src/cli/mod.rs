@@ -25,6 +25,7 @@ pub mod target;
 pub(crate) mod policies;
 mod control;
 mod serve;
+mod serving;
 mod sessions;
 mod asking;
 mod tail;

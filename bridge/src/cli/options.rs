@@ -214,6 +214,7 @@ impl SessionOptions {
             sizes.max_body = bytes;
         }
         Ok(SessionRequest {
+            whose: crate::audit::Identities::default(),
             named: None,
             target,
             upstream,

@@ -13,23 +13,27 @@ use serde_json::json;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::audit::Audit;
 use crate::cli::control::{ControlAddress, address, chosen};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::secrets::SecretOptions;
+use crate::cli::serving::{self, Setup};
 use crate::cli::signals::Signals;
 use crate::cli::stdio::{print, print_json};
-use crate::config;
+use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Ops};
-use crate::daemon::{Daemon, DaemonSettings};
+use crate::daemon::Daemon;
 use crate::session::state::own_folder;
 
 /// Beyond the time that callbacks get, what taking down listeners and giving back leases may need.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
 
+/// So often what limits no longer count is forgotten.
+const FORGETTING: Duration = Duration::from_secs(60);
+
 /// Arguments of `serve`.
 #[derive(Args, Debug)]
 pub(crate) struct ServeArguments {
-    /// Configuration file; without one, requests of our own user bring what they need
+    /// Configuration file (`docs/config.md`); without one, requests of our own user bring what they need
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
 
@@ -42,20 +46,17 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     control: Option<ControlAddress>,
 
-    /// Where /healthz, /readyz and /metrics are answered; port 0 takes a free one
-    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:4409")]
-    ops: SocketAddr,
+    /// Where /healthz, /readyz and /metrics are answered; port 0 takes a free one [default: 127.0.0.1:4409]
+    #[arg(long, value_name = "ADDRESS")]
+    ops: Option<SocketAddr>,
 
     /// User that may use the control API beside our own, by its number; may be repeated
     #[arg(long, value_name = "UID")]
     allow_uid: Vec<u32>,
 
-    /// Callbacks under way get so long when the daemon ends
-    #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = crate::config::spelled::duration)]
-    drain_timeout: Duration,
-
-    #[command(flatten)]
-    secrets: SecretOptions,
+    /// Callbacks under way get so long when the daemon ends [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = duration_text)]
+    drain_timeout: Option<String>,
 
     /// Say in one line of JSON where it listens
     #[arg(long)]
@@ -69,18 +70,27 @@ pub(crate) struct ServeArguments {
 /// Code 3 for places that cannot be used; 1 where it was forced to end, or could not end in order.
 pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
-    let settings = arguments.settings()?;
+    let Setup {
+        settings,
+        secrets,
+        audit,
+    } = arguments.setup().await?;
+    let audit = match audit {
+        Some(settings) => Some(Audit::open(settings).map_err(|error| unusable(error.to_string()))?),
+        None => None,
+    };
     let control = Control::bind(&settings.control, settings.allow_uids.clone())
         .await
         .map_err(unusable)?;
     let ops = Ops::bind(settings.ops).await.map_err(unusable)?;
     arguments.tell(&control, &ops)?;
     let drain = settings.drain;
-    let daemon = Daemon::new(settings, arguments.secrets.secrets());
+    let daemon = Daemon::new(settings, secrets, audit);
     let stop = CancellationToken::new();
     let listeners = TaskTracker::new();
     listeners.spawn(control.serve(control::router(Arc::clone(&daemon)), stop.clone()));
     listeners.spawn(ops.serve(Arc::clone(&daemon), stop.clone()));
+    listeners.spawn(forget(Arc::clone(&daemon), stop.clone()));
     listeners.close();
     tokio::select! {
         ending = signals.next() => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),
@@ -108,20 +118,30 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
 }
 
 impl ServeArguments {
-    fn settings(&self) -> Result<DaemonSettings, Failure> {
-        if self.config.is_some() {
-            return Err(Failure::new(
-                Exit::Configuration,
-                "this version serves without a configuration file only; leave --config out",
-            ));
-        }
+    async fn setup(&self) -> Result<Setup, Failure> {
+        let loaded = serving::load(self.config.as_deref(), self.flags())?;
         let state_dir = self.state_dir()?;
         own_folder(&state_dir).map_err(|error| unusable(error.to_string()))?;
-        let ControlAddress(control) = chosen(self.control.as_ref(), &config::environment)?;
-        let mut settings = DaemonSettings::new(state_dir, control, self.ops);
-        settings.allow_uids.clone_from(&self.allow_uid);
-        settings.drain = self.drain_timeout;
-        Ok(settings)
+        let configured = serving::control(&loaded.config)?.map(ControlAddress);
+        let named = self.control.as_ref().or(configured.as_ref());
+        let ControlAddress(control) = chosen(named, &config::environment)?;
+        Setup::new(&loaded.config, state_dir, control).await
+    }
+
+    /// The options that stand for a key of the configuration.
+    fn flags(&self) -> Vec<Flag> {
+        let mut flags = Vec::new();
+        let mut flag = |option, key, value| flags.push(Flag { option, key, value });
+        if let Some(ops) = self.ops {
+            flag("--ops", "listeners.ops.address", json!(ops.to_string()));
+        }
+        if !self.allow_uid.is_empty() {
+            flag("--allow-uid", "control.allow_uids", json!(self.allow_uid));
+        }
+        if let Some(drain) = &self.drain_timeout {
+            flag("--drain-timeout", "drain.timeout", json!(drain));
+        }
+        flags
     }
 
     fn state_dir(&self) -> Result<PathBuf, Failure> {
@@ -149,6 +169,18 @@ impl ServeArguments {
             "control API on {control}, health on http://{ops}/readyz\n"
         ))
     }
+}
+
+/// Limits keep a key for each session, agent and issue; what no longer counts is forgotten.
+async fn forget(daemon: Arc<Daemon>, stop: CancellationToken) {
+    while tokio::time::timeout(FORGETTING, stop.cancelled()).await.is_err() {
+        daemon.forget_the_rested();
+    }
+}
+
+/// Checks a duration and keeps its text, which the configuration reads.
+fn duration_text(text: &str) -> Result<String, String> {
+    spelled::duration(text).map(|_| text.to_owned())
 }
 
 /// The first of the folders that a service manager made for us.

@@ -147,7 +147,7 @@ async fn readyz(State(daemon): State<Arc<Daemon>>) -> Response {
     let ready = checks.iter().all(|(_, fault)| fault.is_none());
     let told: serde_json::Map<_, _> = checks
         .into_iter()
-        .map(|(name, fault)| (name.to_owned(), json!(fault.unwrap_or("ok"))))
+        .map(|(name, fault)| (name.to_owned(), json!(fault.as_deref().unwrap_or("ok"))))
         .collect();
     let status = if ready {
         StatusCode::OK
@@ -160,11 +160,15 @@ async fn readyz(State(daemon): State<Arc<Daemon>>) -> Response {
 /// What must be so for the daemon to take sessions and serve them, each with what is wrong with it.
 ///
 /// The configuration and the listeners were checked before this could be asked.
-fn checks(daemon: &Daemon) -> Vec<(&'static str, Option<&'static str>)> {
+fn checks(daemon: &Daemon) -> Vec<(&'static str, Option<String>)> {
     vec![
         ("configuration", None),
         ("listeners", None),
-        ("draining", daemon.is_draining().then_some("the daemon is ending")),
+        ("audit", daemon.audit_fault()),
+        (
+            "draining",
+            daemon.is_draining().then(|| "the daemon is ending".to_owned()),
+        ),
     ]
 }
 

@@ -27,9 +27,11 @@ use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::{App, Named, SessionRequest};
+use crate::audit::{Audit, Identities};
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
+use crate::session::rates::RateTable;
 use crate::telemetry::metrics::Metrics;
 
 pub(crate) use asked::NO_HEARTBEAT;
@@ -83,6 +85,9 @@ pub struct Daemon {
     app: Arc<App>,
     events: Arc<Events>,
     metrics: Arc<Metrics>,
+    /// Where every callback is written down, unless that is off.
+    audit: Option<Arc<Audit>>,
+    rates: Arc<RateTable>,
     secrets: Secrets,
     table: Mutex<Table>,
     lives: TaskTracker,
@@ -93,17 +98,25 @@ pub struct Daemon {
 impl Daemon {
     /// Nothing runs yet.
     #[must_use]
-    pub fn new(settings: DaemonSettings, secrets: Secrets) -> Arc<Self> {
+    pub fn new(settings: DaemonSettings, secrets: Secrets, audit: Option<Arc<Audit>>) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let metrics = Arc::new(Metrics::default());
         let shared = Shared {
             metrics: Some(Arc::clone(&metrics)),
             observer: Some(Arc::clone(&events) as _),
-            ..Shared::default()
+            minting: settings.minting.clone().map(Arc::new),
+            rates: None,
         };
+        let rates = RateTable::new(settings.rates.iter().copied());
+        let mut app = App::default().sharing(shared).with_rates(Arc::clone(&rates));
+        if let Some(audit) = &audit {
+            app = app.with_audit(Arc::clone(audit));
+        }
         Arc::new(Self {
             settings,
-            app: Arc::new(App::default().sharing(shared)),
+            app: Arc::new(app),
+            audit,
+            rates,
             events,
             metrics,
             secrets,
@@ -127,7 +140,12 @@ impl Daemon {
         uid: u32,
         own: bool,
     ) -> Result<Created, CreateError> {
-        let reserved = asked.reserved();
+        let mut reserved = asked.reserved();
+        // A name of the configuration brings nothing.
+        let named = asked.upstream.as_ref();
+        if named.is_some_and(|name| self.settings.upstreams.contains_key(name)) {
+            reserved.retain(|field| *field != "upstream");
+        }
         let adhoc = own && self.settings.adhoc;
         if !adhoc && !reserved.is_empty() {
             return Err(CreateError::Reserved(reserved));
@@ -143,6 +161,13 @@ impl Daemon {
         let token = fresh_token().map_err(CreateError::Failed)?;
         let (digest, shown) = (token.digest(), shown_at_once(&request, &token));
         request.named = Some(Named { id, token });
+        request.whose = Identities {
+            run: None,
+            agent: asked.agent_id.clone(),
+            company: asked.company_id.clone(),
+            issue: asked.issue_id.clone(),
+            environment: asked.environment_id.clone(),
+        };
         let created = SystemTime::now();
         let kept = Kept {
             session: id,
@@ -191,6 +216,8 @@ impl Daemon {
             state_dir: self.settings.state_dir.clone(),
             ttl: self.settings.ttl,
             heartbeat: self.settings.heartbeat,
+            upstreams: self.settings.upstreams.clone(),
+            providers: self.settings.providers.clone(),
         };
         let asked = asked.clone();
         let understood = tokio::task::spawn_blocking(move || asked.understand(&around))
@@ -290,6 +317,23 @@ impl Daemon {
     /// To be awaited before the process ends: leases that are being given back get half a minute.
     pub async fn settle(&self) {
         self.app.settle().await;
+        let Some(audit) = self.audit.clone() else { return };
+        // It waits for the disk.
+        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
+        if let Ok(Err(error)) = closed {
+            tracing::error!(%error, "the audit's last records are not signed");
+        }
+    }
+
+    /// Whether callbacks can be written down, where they are to be.
+    pub(crate) fn audit_fault(&self) -> Option<String> {
+        let fault = self.audit.as_ref()?.health().err()?;
+        Some(fault.to_string())
+    }
+
+    /// Limits keep no key whose calls no longer count.
+    pub fn forget_the_rested(&self) {
+        self.rates.forget_the_rested();
     }
 
     /// The daemon as a whole.

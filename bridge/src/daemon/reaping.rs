@@ -1,7 +1,7 @@
 //! Cleaning up: sessions that have ended, and leases that earlier processes left.
 
 use super::{Daemon, Reaped, ReapedLease, count};
-use crate::leases::{GaveBack, LeaseBook, Reaper, Which};
+use crate::leases::{LeaseBook, Reaper, Which};
 
 impl Daemon {
     /// Forgets sessions that have ended, and tries now to give back what earlier processes left at providers.
@@ -38,11 +38,7 @@ impl Daemon {
         Ok(reaped
             .into_iter()
             .map(|one| {
-                let (outcome, detail) = match one.outcome {
-                    GaveBack::Confirmed(released) => ("released", format!("{released:?}").to_lowercase()),
-                    GaveBack::Nothing(why) => ("lost", why),
-                    GaveBack::Owed { why, .. } => ("owed", why),
-                };
+                let (outcome, detail) = one.outcome.told();
                 ReapedLease {
                     entry: one.name,
                     outcome: outcome.to_owned(),

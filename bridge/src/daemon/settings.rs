@@ -1,8 +1,14 @@
 //! How a daemon is set up: plain values, as the command line and the configuration fill them in.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
+
+use crate::app::ProviderConfig;
+use crate::config::model::UpstreamConfig;
+use crate::session::Minting;
+use crate::session::rates::Rate;
 
 /// A session ends after so long unless it says otherwise.
 const TTL: Duration = Duration::from_hours(24);
@@ -12,6 +18,7 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(30);
 /// Sessions that live at the same time.
 const MOST_SESSIONS: usize = 4096;
+
 /// How the daemon is set up.
 #[derive(Clone, Debug)]
 pub struct DaemonSettings {
@@ -33,6 +40,14 @@ pub struct DaemonSettings {
     pub drain: Duration,
     /// Sessions that live at the same time.
     pub most_sessions: usize,
+    /// Limits that count across sessions.
+    pub rates: Vec<Rate>,
+    /// Which unsafe callbacks get an `Idempotency-Key` where they bring none; `None`: none does.
+    pub minting: Option<Minting>,
+    /// The Paperclip APIs that a session may name.
+    pub upstreams: BTreeMap<String, UpstreamConfig>,
+    /// What the sandboxes of each provider are configured with, by its key.
+    pub providers: BTreeMap<String, ProviderConfig>,
 }
 
 impl DaemonSettings {
@@ -49,6 +64,10 @@ impl DaemonSettings {
             heartbeat: HEARTBEAT,
             drain: DRAIN,
             most_sessions: MOST_SESSIONS,
+            rates: Vec::new(),
+            minting: None,
+            upstreams: BTreeMap::new(),
+            providers: BTreeMap::new(),
         }
     }
 }

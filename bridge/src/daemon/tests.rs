@@ -18,6 +18,7 @@ fn daemon(most_sessions: usize) -> Arc<Daemon> {
     Daemon::new(
         settings,
         Secrets::new(SecretSettings::default(), |_| Some("secret".to_owned())),
+        None,
     )
 }
 

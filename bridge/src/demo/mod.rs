@@ -100,6 +100,7 @@ fn request(
     let upstream = UpstreamSettings::parse(&format!("http://{}", api.address), None)
         .map_err(|error| DemoError::Configuration(error.to_string()))?;
     Ok(SessionRequest {
+        whose: crate::audit::Identities::default(),
         named: None,
         target: TargetSpec::Ssh(SshTarget {
             host: sandbox.address.ip().to_string(),

@@ -34,6 +34,18 @@ pub(crate) enum GaveBack {
     },
 }
 
+impl GaveBack {
+    /// Its stable word, and what there is to say.
+    pub(crate) fn told(&self) -> (&'static str, String) {
+        match self {
+            Self::Confirmed(released) => ("released", format!("{released:?}").to_lowercase()),
+            Self::Nothing(why) => ("lost", why.clone()),
+            Self::Borrowed => ("left_alone", "it was borrowed and is left as it is".to_owned()),
+            Self::Owed { why, .. } => ("owed", why.clone()),
+        }
+    }
+}
+
 /// Gives back what the entry's record speaks of. The record says that it is owed before the provider is asked.
 pub(super) async fn attempt(entry: &mut Entry, provider: &Arc<dyn Provider>, now: SystemTime) -> GaveBack {
     if !entry.record.made {

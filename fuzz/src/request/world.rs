@@ -164,6 +164,7 @@ impl World {
             token: token.digest(),
             audit: None,
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
+            shared: bridge::session::Shared::default(),
         })
     }
 

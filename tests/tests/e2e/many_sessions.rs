@@ -120,6 +120,7 @@ fn agent(at: &OpenSession, holder: &OpenSession) -> Agent {
 fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: String) -> SessionRequest {
     let access = server.access();
     SessionRequest {
+        whose: bridge::audit::Identities::default(),
         named: None,
         target: TargetSpec::Ssh(SshTarget {
             host: "127.0.0.1".into(),

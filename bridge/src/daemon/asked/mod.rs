@@ -6,6 +6,7 @@
 
 mod fields;
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
@@ -15,13 +16,18 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::app::SessionRequest;
+use crate::app::{ProviderConfig, SessionRequest};
+use crate::config::model::UpstreamConfig;
 use crate::secrets::Secrets;
+use crate::upstream::{Deadlines, UpstreamSettings};
 
 use fields::Parts;
 
 /// What `heartbeat` says where none is wanted.
 pub(crate) const NO_HEARTBEAT: &str = "off";
+/// The API of a request that names none, where there are several.
+const DEFAULT_NAME: &str = "default";
+
 /// What a session shall be: the options of `open` by their names, and whose it is.
 #[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -29,7 +35,8 @@ pub struct NewSession {
     /// Where the agent runs: `ssh://user@host[:port]`, an ssh_config alias, `local`, or a provider's sandbox.
     #[schema(required = true, min_length = 1)]
     pub target: String,
-    /// The Paperclip API, as a URL; only from the daemon's own user. Without it, the daemon's own one.
+    /// The Paperclip API: a name of the configuration's, or, only from the daemon's own user, a URL. Without it, the one
+    /// named `default`, or the only one.
     pub upstream: Option<String>,
     /// Where the API credential is found, never the value; only from the daemon's own user.
     pub credential: Option<String>,
@@ -111,6 +118,51 @@ pub(crate) struct Around {
     pub(crate) state_dir: PathBuf,
     pub(crate) ttl: Duration,
     pub(crate) heartbeat: Duration,
+    /// The Paperclip APIs that a session may name.
+    pub(crate) upstreams: BTreeMap<String, UpstreamConfig>,
+    /// What providers are configured with where a request brings nothing.
+    pub(crate) providers: BTreeMap<String, ProviderConfig>,
+}
+
+impl Around {
+    /// The API of the configuration that a request means; `None`: it brings its own.
+    fn upstream(&self, asked: &NewSession) -> Result<Option<&UpstreamConfig>, Mistake> {
+        match &asked.upstream {
+            Some(name) => Ok(self.upstreams.get(name)),
+            None if asked.credential.is_some() || self.upstreams.is_empty() => Ok(None),
+            None => {
+                let only = self
+                    .upstreams
+                    .values()
+                    .next()
+                    .filter(|_| self.upstreams.len() == 1);
+                let chosen = self.upstreams.get(DEFAULT_NAME).or(only);
+                chosen.map(Some).ok_or_else(|| {
+                    let names: Vec<_> = self.upstreams.keys().map(String::as_str).collect();
+                    Mistake::new("upstream", format!("name one of {}", names.join(", ")))
+                })
+            }
+        }
+    }
+
+    /// The request with what its provider is configured with here, where it brings nothing itself.
+    fn completed(&self, asked: &NewSession) -> NewSession {
+        let mut asked = asked.clone();
+        if asked.provider.is_none()
+            && let Some((key, _)) = asked.target.split_once(':')
+            && let Some(config) = self.providers.get(key)
+        {
+            asked.provider = Some(config.0.clone());
+        }
+        if asked
+            .upstream
+            .as_ref()
+            .is_some_and(|name| self.upstreams.contains_key(name))
+        {
+            asked.upstream = None;
+        }
+        asked
+    }
 }
 
 impl NewSession {
@@ -182,10 +234,22 @@ impl NewSession {
             options,
             ttl,
             heartbeat,
-        } = self.parts(Some(around.state_dir.clone()))?;
+        } = around.completed(self).parts(Some(around.state_dir.clone()))?;
+        let configured = around.upstream(self).map_err(|mistake| vec![mistake])?;
         let mut request = options
             .request_with(around.secrets.clone())
             .map_err(|failure| vec![Mistake::new("", failure.to_string())])?;
+        if let Some(upstream) = configured {
+            let parsed = UpstreamSettings::parse(&upstream.url, upstream.ca.clone());
+            let mut settings = parsed.map_err(|error| vec![Mistake::new("upstream", error.to_string())])?;
+            settings.deadlines = Deadlines {
+                connect: upstream.deadlines.connect,
+                head: upstream.deadlines.head,
+                total: upstream.deadlines.total,
+            };
+            request.upstream = settings;
+            request.credential = around.secrets.live(&upstream.credential);
+        }
         // Leases stand there; what else a successor needs is the daemon's own to keep.
         request.state_dir = None;
         Ok(Understood {
