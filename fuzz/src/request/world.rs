@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bridge::secrets::Secret;
 use bridge::session::budget::Budget;
-use bridge::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use bridge::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use bridge::upstream::{Upstream, UpstreamSettings};
 use http::HeaderValue;
 use policy::{Limits, Pack, Rules, Token};
@@ -163,6 +163,7 @@ impl World {
             upstream: Upstream::new(&settings, Secret::new(super::CREDENTIAL)).expect("a client"),
             token: token.digest(),
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
+            shared: Shared::default(),
         })
     }
 
