@@ -86,9 +86,9 @@ fn not_yet(loaded: &Effective) -> Vec<String> {
                     .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
             })
         })
-        .filter_map(|key| match loaded.origins.of_leaf(&key) {
-            Origin::Default => None,
-            origin => Some(format!("{key}, said by {origin}")),
+        .filter_map(|key| {
+            let origin = loaded.origins.of_leaf(&key);
+            (origin != Origin::Default).then(|| format!("{key}, said by {origin}"))
         })
         .collect()
 }

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bridge::secrets::Secret;
 use bridge::session::budget::Budget;
-use bridge::session::{PROCESS_BODY_BYTES, Session, SessionParts};
+use bridge::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use bridge::upstream::{Upstream, UpstreamSettings};
 use http::HeaderValue;
 use policy::{Limits, Pack, Rules, Token};
@@ -164,7 +164,7 @@ impl World {
             token: token.digest(),
             audit: None,
             process_bodies: Budget::new(PROCESS_BODY_BYTES),
-            shared: bridge::session::Shared::default(),
+            shared: Shared::default(),
         })
     }
 
