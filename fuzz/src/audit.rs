@@ -148,7 +148,7 @@ fn genuine() -> &'static Genuine {
     GENUINE.get_or_init(|| {
         let folder = tempfile::tempdir().expect("a folder");
         let mut settings = AuditSettings::in_state_folder(folder.path());
-        settings.segment_bytes = 1500;
+        settings.segment_bytes = 700;
         let path = settings.folder.clone();
         let audit = Audit::open(settings).expect("a new audit");
         for number in 0..6 {

@@ -178,6 +178,7 @@ fn every_corpus_folder_has_a_harness_and_every_harness_a_binary() {
     assert_eq!(
         folders,
         [
+            "audit",
             "config",
             "connect_frames",
             "control_body",

@@ -33,36 +33,39 @@ pub fn bridge_binary() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| match std::env::var_os("PAPERCLIP_BRIDGE_BIN") {
         Some(path) => PathBuf::from(path),
-        None => build(),
+        None => built("paperclip-bridge"),
     })
 }
 
-fn build() -> PathBuf {
+/// Builds one of the workspace's programs, or finds it built, and says where it is.
+///
+/// Everything that `cargo test --workspace` builds is named, so that dependencies keep the features which the tests were
+/// built with, and nothing is compiled twice.
+///
+/// # Panics
+///
+/// Where it does not build.
+pub(crate) fn built(program: &str) -> PathBuf {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
     let root = Path::new(env!("CARGO_MANIFEST_DIR"))
         .parent()
         .expect("this package is inside the workspace");
     let mut command = Command::new(cargo);
     command.current_dir(root);
-    // The whole workspace is named so that the dependencies keep the features which the tests were built with,
-    // and nothing is compiled twice.
-    command.args([
-        "build",
-        "--workspace",
-        "--bin",
-        "paperclip-bridge",
-        "--message-format=json",
-    ]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
+    if cfg!(debug_assertions) {
+        command.args(["test", "--no-run", "--workspace"]);
+    } else {
+        command.args(["build", "--release", "--workspace", "--bin", program]);
     }
+    command.arg("--message-format=json");
     let output = command.stderr(Stdio::inherit()).output().expect("cargo starts");
-    assert!(output.status.success(), "cargo could not build paperclip-bridge");
+    assert!(output.status.success(), "cargo could not build {program}");
     let messages = String::from_utf8_lossy(&output.stdout);
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "paperclip-bridge")
+        // The program itself, not the one that its unit tests are compiled to.
+        .filter(|message| message["target"]["name"] == program && message["profile"]["test"] == false)
         .find_map(|message| message["executable"].as_str().map(PathBuf::from))
         .expect("cargo names the executable")
 }

@@ -26,7 +26,7 @@ const DRAINING: Duration = Duration::from_secs(5);
 pub(super) const TAKING_DOWN: Duration = Duration::from_secs(6);
 
 /// The name of the tunnel that ends at a relay.
-const RELAY: &str = "worker";
+const RELAY: &str = tunnel::worker::NAME;
 
 /// A session that is ready, and everything its owner needs.
 ///

@@ -79,7 +79,7 @@ impl Head {
         serde_json::to_string(self).unwrap_or_default() + "\n"
     }
 
-    /// Reads what [`Self::line`] wrote; nothing is checked but the form.
+    /// Reads what `line` wrote; nothing is checked but the form.
     #[must_use]
     pub fn parse(text: &[u8]) -> Option<Self> {
         serde_json::from_slice(text).ok()

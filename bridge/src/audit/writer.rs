@@ -49,7 +49,7 @@ pub struct AuditCounts {
 impl Audit {
     /// Opens the audit in a folder and begins a new segment; makes both where there are none.
     ///
-    /// Reads the segment that the head names, so it takes about 10 ms a MiB of it, at most once a start.
+    /// Reads the segment that the head names, once a start: it takes the longer, the larger that is.
     ///
     /// # Errors
     ///

@@ -67,9 +67,9 @@ pub(crate) struct NewArguments {
     #[arg(long, value_name = "DURATION", value_parser = duration)]
     heartbeat: Option<Duration>,
 
-    /// Return once the agent can call
-    #[arg(long, value_enum, value_name = "WHAT")]
-    wait: Option<WaitFor>,
+    /// When to return
+    #[arg(long, value_enum, value_name = "WHAT", default_value_t = WaitFor::Ready)]
+    wait: WaitFor,
 
     #[command(flatten)]
     daemon: ControlOptions,
@@ -78,8 +78,10 @@ pub(crate) struct NewArguments {
 /// What to wait for.
 #[derive(Clone, Copy, Debug, ValueEnum)]
 enum WaitFor {
-    /// The agent can call
+    /// Once the agent can call
     Ready,
+    /// At once; the session is opened meanwhile, and `sessions env` tells the rest
+    Nothing,
 }
 
 /// One session.
@@ -113,8 +115,8 @@ pub(crate) async fn run(app: &App, command: SessionsCommand) -> Result<Exit, Fai
 async fn new(app: &App, arguments: &NewArguments) -> Result<Exit, Failure> {
     let asked = arguments.asked(app)?;
     let (target, limit) = match arguments.wait {
-        Some(WaitFor::Ready) => ("/v1/sessions?wait=ready", OPENING),
-        None => ("/v1/sessions", SOON),
+        WaitFor::Ready => ("/v1/sessions?wait=ready", OPENING),
+        WaitFor::Nothing => ("/v1/sessions", SOON),
     };
     let client = arguments.daemon.client()?;
     let made: Opened = client.post(target, Some(&asked), limit).await.map_err(failure)?;
@@ -122,7 +124,7 @@ async fn new(app: &App, arguments: &NewArguments) -> Result<Exit, Failure> {
         print_json(&as_value(&made)?)?;
     } else if made.env.is_empty() {
         // It is being opened: there is nothing to export yet.
-        let token = made.token.as_deref().unwrap_or("(shown with --wait ready)");
+        let token = made.token.as_deref().unwrap_or("(shown where it is waited for)");
         print(&format!("session {}\ntoken   {token}\n", made.session))?;
     } else {
         print(&exports(&made.env))?;
@@ -221,7 +223,9 @@ impl NewArguments {
             return usage("--state-dir is for `serve`: the daemon keeps what its sessions leave");
         }
         if options.upstream.secrets != SecretOptions::default() {
-            return usage("--secrets-cache-ttl and --secrets-max-stale are for `serve`");
+            return usage(
+                "--secrets-cache-ttl and --secrets-max-stale stand in the configuration of `serve`, as secrets.cache_ttl and max_stale",
+            );
         }
         if options.shell != ShellName::None {
             return usage("--shell is for a command, and a session has none");

@@ -3,7 +3,7 @@
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
 //! one task that each has, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
 //! told of it. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
-//! process (`store/`; [`Kept`] is what there is to write down). Read next: `life`.
+//! process (`store/`; `Kept` is what there is to write down). Read next: `life`.
 
 mod settings;
 mod state;

@@ -2,7 +2,6 @@
 //!
 //! Here: where each of them is. Not here: starting one; a host does that.
 
-use std::ffi::OsString;
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
@@ -10,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::OnceLock;
 
 use super::{Installed, Release, install};
+use crate::binary::built;
 
 /// The binary `paperclip-bridge-gateway`, built on first use. `PAPERCLIP_BRIDGE_GATEWAY_BIN` names a built one.
 ///
@@ -20,36 +20,8 @@ pub fn our_gateway() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| match std::env::var_os("PAPERCLIP_BRIDGE_GATEWAY_BIN") {
         Some(path) => PathBuf::from(path),
-        None => build(),
+        None => built("paperclip-bridge-gateway"),
     })
-}
-
-fn build() -> PathBuf {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| OsString::from("cargo"));
-    let mut command = Command::new(cargo);
-    command.current_dir(crate::World::workspace()).args([
-        "build",
-        // The whole workspace, so that dependencies keep the features that they have already been built with.
-        "--workspace",
-        "--bin",
-        "paperclip-bridge-gateway",
-        "--message-format=json",
-    ]);
-    if !cfg!(debug_assertions) {
-        command.arg("--release");
-    }
-    let output = command.stderr(Stdio::inherit()).output().expect("cargo starts");
-    assert!(
-        output.status.success(),
-        "cargo could not build paperclip-bridge-gateway"
-    );
-    let messages = String::from_utf8_lossy(&output.stdout);
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "paperclip-bridge-gateway")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .expect("cargo names the executable")
 }
 
 /// A `PATH` whose `node` is our gateway, by a link made in `folder`; the real one comes behind it.

@@ -44,14 +44,13 @@ pub struct TargetConfig {
 
 /// A tunnel by name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
 #[schemars(inline)]
 pub enum TunnelName {
     /// The best that works on the target.
     #[default]
-    #[serde(rename = "auto")]
     Auto,
     /// The target's sshd listens.
-    #[serde(rename = "ssh-reverse")]
     SshReverse,
     /// A gateway on the target listens; HTTP/2 over its stdin and stdout.
     #[serde(rename = "http2_v1")]
@@ -60,10 +59,8 @@ pub enum TunnelName {
     #[serde(rename = "queue_v1")]
     Queue,
     /// A listener on this machine.
-    #[serde(rename = "local")]
     Local,
     /// A provider's relay listens.
-    #[serde(rename = "worker")]
     Worker,
 }
 

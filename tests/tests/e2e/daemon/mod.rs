@@ -4,6 +4,7 @@ mod sessions;
 mod ending;
 mod peers;
 mod api;
+mod configured;
 
 use std::time::Duration;
 

@@ -1,0 +1,131 @@
+//! A daemon with a configuration file: what a session names, what limits it, what is written down of it.
+
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+
+use paperclip_bridge_tests::Upstream;
+use paperclip_bridge_tests::binary::{BridgeCommand, Opened};
+use paperclip_bridge_tests::serving::{Serving, agent};
+use paperclip_bridge_tests::world::{CREDENTIAL_VARIABLE, RUN_ID, assert_headers};
+
+/// Starts one on this configuration.
+async fn configured(text: &str) -> Serving {
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), text);
+    Serving::in_folder(folder)
+        .args(["--config".to_owned(), file])
+        .start()
+        .await
+}
+
+fn write(folder: &Path, text: &str) -> String {
+    let file = folder.join("bridge.toml");
+    std::fs::write(&file, text).unwrap();
+    std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
+    file.to_str().unwrap().to_owned()
+}
+
+/// One upstream of the name `main`, and what else is said.
+fn with_upstream(upstream: &Upstream, more: &str) -> String {
+    let url = upstream.url();
+    format!("[upstreams.main]\nurl = \"{url}\"\ncredential = \"env:{CREDENTIAL_VARIABLE}\"\n{more}")
+}
+
+/// A session that brings nothing of its own.
+async fn session(serving: &Serving, ids: &[&str]) -> Opened {
+    let words = [&["sessions", "new", "local"], ids].concat();
+    serde_json::from_value(serving.ask(&words).await).unwrap()
+}
+
+#[tokio::test]
+async fn a_session_names_an_upstream_of_the_configuration_and_brings_nothing() {
+    let upstream = Upstream::start().await;
+    let serving = configured(&with_upstream(&upstream, "[control]\nadhoc = true\n")).await;
+
+    let by_name = session(&serving, &["--run-id", RUN_ID, "--upstream", "main"]).await;
+    let by_itself = session(&serving, &["--run-id", RUN_ID]).await;
+
+    for opened in [by_name, by_itself] {
+        assert_eq!(agent(&opened).get("/api/agents/me").await.unwrap().status, 200);
+    }
+    assert_headers(&upstream.seen());
+}
+
+#[tokio::test]
+async fn with_a_configuration_a_request_brings_no_upstream_credential_or_target_of_its_own() {
+    let upstream = Upstream::start().await;
+    let serving = configured(&with_upstream(&upstream, "")).await;
+
+    let ended = serving
+        .run(&["sessions", "new", "local", "--upstream", "http://127.0.0.1:1"])
+        .await;
+
+    assert_ne!(ended.code, Some(0));
+    assert!(
+        ended.stderr.contains("upstream") && ended.stderr.contains("target"),
+        "{}",
+        ended.stderr
+    );
+    assert!(upstream.seen().is_empty());
+}
+
+#[tokio::test]
+async fn a_limit_of_the_configuration_holds_over_the_sessions_of_an_agent_and_is_in_the_audit() {
+    let upstream = Upstream::start().await;
+    let more = "[control]\nadhoc = true\n[limits.rate.agent]\nall = \"1/h:2\"\n";
+    let serving = configured(&with_upstream(&upstream, more)).await;
+    let first = session(&serving, &["--agent-id", "a-1"]).await;
+    let second = session(&serving, &["--agent-id", "a-1"]).await;
+    let other = session(&serving, &["--agent-id", "a-2"]).await;
+
+    let mut statuses = Vec::new();
+    for opened in [&first, &second, &second, &other] {
+        statuses.push(agent(opened).get("/api/agents/me").await.unwrap().status);
+    }
+
+    assert_eq!(statuses, [200, 200, 429, 200]);
+    let state = serving.folder.path().join("state");
+    let state = state.to_str().unwrap().to_owned();
+    let verified = BridgeCommand::new(["audit", "verify", "--state-dir", &state])
+        .finish()
+        .await;
+    assert_eq!(verified.code, Some(0), "{}", verified.stderr);
+    let told = BridgeCommand::new(["audit", "query", "--state-dir", &state])
+        .finish()
+        .await;
+    assert_eq!(
+        told.stdout.matches("GET /api/agents/me ").count(),
+        4,
+        "{}",
+        told.stdout
+    );
+    assert!(told.stdout.contains("rate_limited") && told.stdout.contains("agent=a-2"));
+}
+
+#[tokio::test]
+async fn a_configuration_with_what_serve_does_not_follow_is_refused_at_its_line() {
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let text = with_upstream(
+        &upstream,
+        "[store]\nurl = \"postgres://me@db/bridge\"\n[polcy]\nmode = \"report\"\n",
+    );
+    let file = write(folder.path(), &text);
+    let serve = |file: &str| BridgeCommand::new(["serve", "--config", file, "--ops", "127.0.0.1:0"]);
+
+    let unknown = serve(&file).finish().await;
+    write(folder.path(), &text.replace("[polcy]\nmode = \"report\"\n", ""));
+    let early = serve(&file).finish().await;
+
+    assert_eq!((unknown.code, early.code), (Some(3), Some(3)));
+    assert!(
+        unknown.stderr.contains("polcy") && unknown.stderr.contains("policy"),
+        "{}",
+        unknown.stderr
+    );
+    assert!(
+        early.stderr.contains("store.url") && early.stderr.contains("bridge.toml:5"),
+        "{}",
+        early.stderr
+    );
+}
