@@ -13,7 +13,8 @@ fn all() -> Vec<(PathBuf, CaseResult)> {
     let mut results = Vec::new();
     for entry in fs::read_dir(folder).expect("policy/cases exists") {
         let path = entry.expect("readable").path();
-        if path.ends_with("envelope.toml") {
+        // Tables of another shape, with tests of their own.
+        if path.ends_with("envelope.toml") || path.ends_with("replies.toml") {
             continue;
         }
         let text = fs::read_to_string(&path).expect("UTF-8");

@@ -52,6 +52,17 @@ pub(crate) fn built(program: &str) -> PathBuf {
         .expect("this package is inside the workspace");
     let mut command = Command::new(cargo);
     command.current_dir(root);
+    // What the outer cargo says of this package would count as a change for build scripts that look at it.
+    for (name, _) in std::env::vars_os() {
+        let told = name.to_str().is_some_and(|name| {
+            ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+                .iter()
+                .any(|begin| name.starts_with(begin))
+        });
+        if told {
+            command.env_remove(name);
+        }
+    }
     if cfg!(debug_assertions) {
         command.args(["test", "--no-run", "--workspace"]);
     } else {

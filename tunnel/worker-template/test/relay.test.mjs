@@ -472,10 +472,10 @@ test('heads and bodies that break the rules of a stream end the stream or the co
 test('more than the credit of a stream resets it with a code of its own', async (context) => {
   const { bridgeId } = await bridge(context, async (call) => {
     call.head(200, []);
-    // Its caller does not read.
-    call.credit = 64 * MIB;
-    await call.data(Buffer.alloc(3 * MIB));
     resolveReset(call.reset);
+    // Its caller does not read, and this is more than the sockets between hold.
+    call.credit = 64 * MIB;
+    await call.data(Buffer.alloc(32 * MIB));
   });
   let resolveReset;
   const reset = new Promise((resolve) => {

@@ -94,7 +94,7 @@ async fn a_limit_of_the_configuration_holds_over_the_sessions_of_an_agent_and_is
         .finish()
         .await;
     assert_eq!(
-        told.stdout.matches("GET /api/agents/me ").count(),
+        told.stdout.matches("GET /api/agents/me session=").count(),
         4,
         "{}",
         told.stdout
