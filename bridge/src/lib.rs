@@ -21,4 +21,5 @@ pub mod demo;
 mod probe;
 pub mod daemon;
 pub mod control;
+mod dashboard;
 pub mod cli;

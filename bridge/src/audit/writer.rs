@@ -5,6 +5,7 @@
 //! earlier process left (`resume.rs`), what is removed (`retention.rs`).
 
 use std::fs::File;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -47,6 +48,12 @@ pub struct AuditCounts {
 }
 
 impl Audit {
+    /// Where it is written.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.inner.settings.folder
+    }
+
     /// Opens the audit in a folder and begins a new segment; makes both where there are none.
     ///
     /// Reads the segment that the head names, once a start: it takes the longer, the larger that is.

@@ -29,6 +29,7 @@ mod serving;
 mod sessions;
 mod asking;
 mod tail;
+mod dashboard;
 mod envelope;
 mod providers;
 mod probe;
@@ -122,6 +123,8 @@ enum Command {
     Drain(asking::DrainArguments),
     /// Show what happens in a daemon as it happens
     Tail(tail::TailArguments),
+    /// Print a way into a daemon's dashboard, good once
+    Dashboard(dashboard::DashboardArguments),
     /// Check, explain and test policies
     #[command(subcommand)]
     Policy(policies::PolicyCommand),
@@ -233,6 +236,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Outcome(arguments) => asking::outcome(&arguments).await,
         Command::Drain(arguments) => asking::drain(&arguments).await,
         Command::Tail(arguments) => tail::tail(&arguments).await,
+        Command::Dashboard(arguments) => dashboard::dashboard(&arguments).await,
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,
         Command::Audit(command) => Box::pin(audit::run(command)).await,

@@ -3,10 +3,11 @@
 //! Here: where it listens and keeps what it keeps, the line that says so, and its end in order. Not here: sessions
 //! (`daemon/`), what is answered (`control/`).
 
+use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use clap::Args;
 use serde_json::json;
@@ -18,7 +19,7 @@ use crate::cli::control::{ControlAddress, address, chosen};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::serving::{self, Setup};
 use crate::cli::signals::Signals;
-use crate::cli::stdio::{print, print_json};
+use crate::cli::stdio::{complain, print, print_json};
 use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Ops};
 use crate::daemon::Daemon;
@@ -84,8 +85,11 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         .map_err(unusable)?;
     let ops = Ops::bind(settings.ops).await.map_err(unusable)?;
     arguments.tell(&control, &ops)?;
-    let drain = settings.drain;
+    let (drain, dashboard) = (settings.drain, settings.dashboard);
     let daemon = Daemon::new(settings, secrets, audit);
+    if dashboard && daemon.door().opens(ops.address()) {
+        tell_of_dashboard(&daemon, ops.address());
+    }
     let stop = CancellationToken::new();
     let listeners = TaskTracker::new();
     listeners.spawn(control.serve(control::router(Arc::clone(&daemon)), stop.clone()));
@@ -168,6 +172,21 @@ impl ServeArguments {
         print(&format!(
             "control API on {control}, health on http://{ops}/readyz\n"
         ))
+    }
+}
+
+/// An operator who started it in a terminal is shown a way in. Elsewhere standard error is a log, which others read.
+fn tell_of_dashboard(daemon: &Daemon, address: SocketAddr) {
+    if std::io::stderr().is_terminal()
+        && let Ok(ticket) = daemon.door().ticket(Instant::now())
+    {
+        let minutes = ticket.expires_in_seconds / 60;
+        complain(&format!(
+            "dashboard (good once, for {minutes} min): {}",
+            ticket.url
+        ));
+    } else {
+        tracing::info!(url = %format_args!("http://{address}/dashboard/"), "`paperclip-bridge dashboard` prints a login");
     }
 }
 

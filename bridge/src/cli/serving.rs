@@ -112,6 +112,7 @@ impl Setup {
             false => None,
         };
         let mut settings = DaemonSettings::new(state_dir, control, config.listeners.ops.address);
+        settings.dashboard = config.listeners.ops.dashboard;
         settings.allow_uids.clone_from(&config.control.allow_uids);
         settings.adhoc = config.control.adhoc.unwrap_or_default();
         settings.ttl = config.sessions.ttl;

@@ -31,6 +31,7 @@ pub(crate) use client::{Client, ClientError};
 pub(crate) use listener::Control;
 pub(crate) use ops::Ops;
 pub use problem::Problem;
+pub(crate) use sessions::{query, revoked};
 
 /// Every operation, with what answers it.
 fn operations() -> OpenApiRouter<Arc<Daemon>> {
@@ -56,6 +57,7 @@ fn operations() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(whole::outcome))
         .routes(routes!(whole::status))
         .routes(routes!(whole::drain))
+        .routes(routes!(whole::dashboard_login))
         .routes(routes!(live::events))
         .routes(routes!(whole::document))
 }

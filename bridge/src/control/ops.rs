@@ -1,7 +1,7 @@
 //! The ops listener: whether the daemon is alive, and whether it is ready.
 //!
-//! Here: `/healthz`, `/readyz` and `/metrics`. On loopback the Host is pinned, so that no
-//! page of a browser can read it under a name of its own. Not here: anything that changes something.
+//! Here: `/healthz`, `/readyz` and `/metrics`, and, on loopback only, what `dashboard/` answers. There the Host is
+//! pinned, so that no page of a browser can read it under a name of its own. Not here: anything that changes something.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -25,6 +25,7 @@ use tower_service::Service as _;
 use super::listener::serve_http;
 use super::problem::Problem;
 use crate::daemon::Daemon;
+use crate::dashboard;
 
 /// Connections at the same time; more wait to be accepted.
 const CONNECTIONS: usize = 64;
@@ -62,7 +63,7 @@ impl Ops {
 
     /// Answers until `stop`.
     pub(crate) async fn serve(self, daemon: Arc<Daemon>, stop: CancellationToken) {
-        let router = router(daemon, self.address);
+        let router = router(daemon, self.address, stop.clone());
         let connections = TaskTracker::new();
         let places = Arc::new(Semaphore::new(CONNECTIONS));
         loop {
@@ -102,13 +103,18 @@ async fn accept(
     Ok((stream, place))
 }
 
-fn router(daemon: Arc<Daemon>, address: SocketAddr) -> Router {
+fn router(daemon: Arc<Daemon>, address: SocketAddr, stop: CancellationToken) -> Router {
+    let dashboard = match daemon.door().address() {
+        Some(_) => dashboard::router(Arc::clone(&daemon), stop),
+        None => Router::new(),
+    };
     Router::new()
         .route("/healthz", get(healthz))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .fallback(unknown)
         .with_state(daemon)
+        .merge(dashboard)
         .layer(from_fn_with_state(address, pinned))
 }
 
@@ -185,6 +191,6 @@ async fn unknown() -> Problem {
     Problem::new(
         StatusCode::NOT_FOUND,
         "not_found",
-        "there are /healthz, /readyz and /metrics",
+        "there are /healthz, /readyz and /metrics, and on loopback /dashboard/",
     )
 }

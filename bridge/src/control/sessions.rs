@@ -167,6 +167,11 @@ pub(super) async fn revoke(
     Path(id): Path<String>,
 ) -> Result<Json<SessionShown>, Problem> {
     let entry = named(&daemon, &id)?;
+    Ok(Json(revoked(&entry).await))
+}
+
+/// Ends a session, and shows it once its callers are cut.
+pub(crate) async fn revoked(entry: &Entry) -> SessionShown {
     entry.end(Ending::Revoked);
     // Its task cuts the callers before it says so.
     let mut standing = entry.watch();
@@ -174,7 +179,7 @@ pub(super) async fn revoke(
         standing.wait_for(|standing| matches!(standing.state, SessionState::Draining | SessionState::Ended));
     // Its task needs no more than its turn; one that has failed is over, too.
     let _cut = tokio::time::timeout(CUTTING, cut).await;
-    Ok(Json(entry.shown()))
+    entry.shown()
 }
 
 /// Callers are cut within this time.
@@ -246,7 +251,7 @@ fn not_open(entry: &Entry) -> Problem {
 }
 
 /// The query of a request.
-pub(super) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
+pub(crate) fn query<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Problem> {
     query
         .map(|Query(query)| query)
         .map_err(|rejection| query_problem(&rejection.body_text()))

@@ -1,6 +1,7 @@
 //! The daemon as a whole over the control API: status, outcomes, cleaning up and its end.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -15,6 +16,7 @@ use uuid::Uuid;
 use super::problem::Problem;
 use super::sessions::{query, query_problem};
 use crate::daemon::{Daemon, Drained, Reaped, StatusShown, count};
+use crate::dashboard::{DoorError, Ticket};
 
 /// Where to look for an outcome.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -121,6 +123,26 @@ pub(super) async fn drain(
     }
     let left = count(daemon.living());
     Ok((StatusCode::ACCEPTED, Json(Drained { left })).into_response())
+}
+
+/// Makes a way into the dashboard: a login that is good once.
+#[utoipa::path(
+    post, path = "/v1/dashboard/login", tag = "daemon",
+    responses(
+        (status = 200, description = "Shown this once.", body = Ticket),
+        (status = 409, description = "There is no dashboard.", body = Problem, content_type = "application/problem+json"),
+    )
+)]
+pub(super) async fn dashboard_login(State(daemon): State<Arc<Daemon>>) -> Result<Response, Problem> {
+    let ticket = daemon.door().ticket(Instant::now()).map_err(|error| {
+        let (status, code) = match error {
+            DoorError::Closed => (StatusCode::CONFLICT, "no_dashboard"),
+            DoorError::NoRandomness(_) => (StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+        };
+        Problem::new(status, code, error.to_string())
+    })?;
+    let no_store = [(header::CACHE_CONTROL, HeaderValue::from_static("no-store"))];
+    Ok((no_store, Json(ticket)).into_response())
 }
 
 /// This document.

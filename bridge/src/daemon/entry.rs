@@ -4,8 +4,9 @@
 //! (`life.rs`).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
+use runners::CommandManagedRuntimeRunner;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -14,7 +15,11 @@ use super::asked::Kept;
 use super::events::Events;
 use super::shown::{Opened, Rung, SessionShown, time};
 use super::state::{Ending, SessionState, Standing};
+use super::traffic::Tally;
+use crate::app::OpenSession;
+use crate::session::Session;
 use crate::session::ledger::Ledger;
+use crate::upstream::UpstreamSettings;
 
 /// The variable of the token, which is shown once.
 const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
@@ -66,13 +71,27 @@ pub(crate) struct Entry {
     facts: OnceLock<Facts>,
     orders: mpsc::Sender<Order>,
     events: Arc<Events>,
+    tally: Arc<Tally>,
+    /// What serves it, for as long as it does.
+    serving: OnceLock<Serving>,
+}
+
+/// What serves a session; held by its task, and gone with it.
+#[derive(Debug)]
+struct Serving {
+    session: Weak<Session>,
+    runner: Weak<dyn CommandManagedRuntimeRunner>,
+    upstream: UpstreamSettings,
 }
 
 impl Entry {
     pub(super) fn new(kept: Kept, events: Arc<Events>) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
         let standing = Standing::new(SessionState::Starting, None, None);
+        let tally = events.watched().begins(kept.session);
         let entry = Arc::new(Self {
+            tally,
+            serving: OnceLock::new(),
             kept,
             standing: watch::Sender::new(standing),
             ending: watch::Sender::new(None),
@@ -156,7 +175,7 @@ impl Entry {
     }
 
     /// When its owner was heard of last.
-    pub(super) fn heard(&self) -> Instant {
+    pub(crate) fn heard(&self) -> Instant {
         *self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -173,6 +192,31 @@ impl Entry {
             env,
             ledger,
         });
+    }
+
+    /// This serves it from now on.
+    pub(super) fn served_by(&self, open: &OpenSession, upstream: UpstreamSettings) {
+        // Once in its life.
+        let _first = self.serving.set(Serving {
+            session: Arc::downgrade(open.session()),
+            runner: Arc::downgrade(&open.runner),
+            upstream,
+        });
+    }
+
+    /// What its callbacks are held against, while it is open.
+    pub(crate) fn session(&self) -> Option<Arc<Session>> {
+        self.serving.get()?.session.upgrade()
+    }
+
+    /// The Paperclip API that it speaks to; `None` before it was open.
+    pub(crate) fn upstream(&self) -> Option<&UpstreamSettings> {
+        self.serving.get().map(|serving| &serving.upstream)
+    }
+
+    /// What runs commands on its target, while it is open.
+    pub(crate) fn runner(&self) -> Option<Arc<dyn CommandManagedRuntimeRunner>> {
+        self.serving.get()?.runner.upgrade()
     }
 
     /// What its agent's process is given, without the token; `None` while it is being opened.
@@ -209,7 +253,10 @@ impl Entry {
         } = self.standing();
         let facts = self.facts.get();
         let asked = &self.kept.asked;
+        let (traffic, last_callback_at) = self.tally.told();
         SessionShown {
+            traffic,
+            last_callback_at,
             session: self.id().to_string(),
             state,
             reason: reason.map(str::to_owned),

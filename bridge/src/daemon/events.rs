@@ -17,6 +17,7 @@ use uuid::Uuid;
 
 use super::shown::time;
 use super::state::{SessionState, Standing};
+use super::traffic::Watched;
 use crate::session::observer::{Observer, Seen};
 
 /// Events that wait for a slow reader.
@@ -127,6 +128,7 @@ pub(crate) struct Events {
     wrong_channel: AtomicU64,
     callbacks: AtomicU64,
     denied: AtomicU64,
+    watched: Watched,
 }
 
 impl fmt::Debug for Events {
@@ -145,6 +147,7 @@ impl Default for Events {
             wrong_channel: AtomicU64::new(0),
             callbacks: AtomicU64::new(0),
             denied: AtomicU64::new(0),
+            watched: Watched::default(),
         }
     }
 }
@@ -153,6 +156,11 @@ impl Events {
     /// From now on. A reader that is slower than what happens loses the oldest.
     pub(crate) fn listen(&self) -> broadcast::Receiver<Arc<Event>> {
         self.sender.subscribe()
+    }
+
+    /// How much is going on, and the newest callbacks.
+    pub(crate) fn watched(&self) -> &Watched {
+        &self.watched
     }
 
     /// A token that is a session's from now on.
@@ -198,6 +206,15 @@ impl Events {
         }
     }
 
+    /// The same for what whoever looks later wants to see, too.
+    fn tell_and_remember(&self, event: Event) {
+        let event = Arc::new(event);
+        self.watched.remember(&event);
+        if self.sender.receiver_count() > 0 {
+            let _told = self.sender.send(event);
+        }
+    }
+
     fn tokens(&self) -> std::sync::MutexGuard<'_, HashMap<[u8; 32], Uuid>> {
         self.tokens.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -209,7 +226,8 @@ impl Observer for Events {
         if seen.verdict == "deny" {
             self.denied.fetch_add(1, Ordering::Relaxed);
         }
-        self.tell(|| Event::Callback {
+        self.watched.callback(&seen);
+        self.tell_and_remember(Event::Callback {
             session: seen.session,
             at: time(SystemTime::now()),
             run_id: seen.run_id.to_owned(),
@@ -233,7 +251,7 @@ impl Observer for Events {
         };
         self.wrong_channel.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%session, %owner, "a token was shown on the channel of another session");
-        self.tell(|| Event::WrongChannel {
+        self.tell_and_remember(Event::WrongChannel {
             session,
             at: time(SystemTime::now()),
             owner,

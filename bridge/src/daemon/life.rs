@@ -54,6 +54,7 @@ impl Life {
         asked: oneshot::Sender<Result<Opened, NotOpened>>,
     ) {
         let digest = request.named.as_ref().map(|named| named.token.digest());
+        let upstream = request.upstream.clone();
         let mut ending = self.entry.ending();
         let opened = {
             let wish = Box::pin(wished(&mut ending));
@@ -70,6 +71,7 @@ impl Life {
             Ok(session) => {
                 let opened = Opened::of(&session);
                 self.entry.opened(&opened, Arc::clone(&session.session().ledger));
+                self.entry.served_by(&session, upstream);
                 self.metrics.session_opened(session.tunnel);
                 self.entry.stands(Standing::new(SessionState::Ready, None, None));
                 // Whoever asked may not have waited.

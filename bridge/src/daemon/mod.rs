@@ -2,7 +2,7 @@
 //!
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
 //! one task that each has, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
-//! told of it. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
+//! told of it, in `traffic` how much is going on. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
 //! process (`store/`; `Kept` is what there is to write down). Read next: `life`.
 
 mod settings;
@@ -13,9 +13,11 @@ mod life;
 mod table;
 mod reaping;
 mod events;
+mod traffic;
 mod shown;
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -28,6 +30,7 @@ use uuid::Uuid;
 
 use crate::app::{App, Named, SessionRequest};
 use crate::audit::{Audit, Identities};
+use crate::dashboard::Door;
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
@@ -48,6 +51,8 @@ pub use shown::{
 };
 pub(crate) use state::Ending;
 pub use state::SessionState;
+pub(crate) use traffic::Watched;
+pub use traffic::{Recent, Traffic};
 
 use asked::{Around, Kept, Understood};
 use life::Life;
@@ -93,6 +98,8 @@ pub struct Daemon {
     lives: TaskTracker,
     draining: CancellationToken,
     started: SystemTime,
+    /// Who may look at the dashboard.
+    door: Door,
 }
 
 impl Daemon {
@@ -124,6 +131,7 @@ impl Daemon {
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
             started: SystemTime::now(),
+            door: Door::default(),
         })
     }
 
@@ -247,6 +255,7 @@ impl Daemon {
     /// A session's task has ended; it can be asked about for a day.
     fn over(&self, id: Uuid) {
         let mut table = self.table();
+        self.events.watched().is_over(id);
         if let Some(entry) = table.living.remove(&id) {
             table.ended.push_back((Instant::now(), entry));
         }
@@ -282,6 +291,16 @@ impl Daemon {
     /// What happens from now on.
     pub(crate) fn events(&self) -> &Arc<Events> {
         &self.events
+    }
+
+    /// Who may look at the dashboard.
+    pub(crate) fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// Where every callback is written down, unless that is off.
+    pub(crate) fn audit_folder(&self) -> Option<&Path> {
+        self.audit.as_ref().map(|audit| audit.folder())
     }
 
     /// It takes no new sessions any more.
@@ -354,6 +373,7 @@ impl Daemon {
             sessions: states,
             callbacks,
             denied,
+            recent: self.events.watched().recent(),
             wrong_channel: self.events.wrong_channels(),
             open_outcomes,
         }

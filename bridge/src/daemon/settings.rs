@@ -28,6 +28,8 @@ pub struct DaemonSettings {
     pub control: PathBuf,
     /// Where health is asked for; port 0 takes a free one.
     pub ops: SocketAddr,
+    /// Show the dashboard there, where that is loopback.
+    pub dashboard: bool,
     /// Users that may use the control API beside our own.
     pub allow_uids: Vec<u32>,
     /// Our own user may bring an upstream, a credential, files and the target `local`.
@@ -58,6 +60,7 @@ impl DaemonSettings {
             state_dir,
             control,
             ops,
+            dashboard: true,
             allow_uids: Vec::new(),
             adhoc: true,
             ttl: TTL,

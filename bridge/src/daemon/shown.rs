@@ -12,6 +12,7 @@ use tunnel::ladder::Attempt;
 use utoipa::ToSchema;
 
 use super::state::SessionState;
+use super::traffic::{Recent, Traffic};
 use crate::app::OpenSession;
 
 /// A session that was opened, with its token. Shown once, to whoever asked for it.
@@ -126,6 +127,12 @@ pub struct SessionShown {
     pub heartbeat_ms: Option<u64>,
     /// Dispatched unsafe callbacks whose outcome is still open.
     pub open_outcomes: u64,
+    /// Its callbacks since it began, or since this process did.
+    #[serde(default)]
+    pub traffic: Traffic,
+    /// When the last of them ended.
+    #[serde(default)]
+    pub last_callback_at: Option<String>,
 }
 
 /// The sessions of a daemon.
@@ -178,6 +185,9 @@ pub struct StatusShown {
     pub callbacks: u64,
     /// Those among them that were denied.
     pub denied: u64,
+    /// The last minute.
+    #[serde(default)]
+    pub recent: Recent,
     /// Tokens that were shown on the channel of another session.
     pub wrong_channel: u64,
     /// Dispatched unsafe callbacks whose outcome is still open.
