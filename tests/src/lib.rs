@@ -22,6 +22,7 @@ pub mod moto;
 pub mod postgres;
 pub mod user;
 pub mod workerd;
+pub mod browser;
 pub mod relayed;
 pub mod rotating;
 pub mod processes;

@@ -201,7 +201,10 @@ impl ServingBuilder {
     /// Its command line.
     pub fn command(&self) -> BridgeCommand {
         let state = self.folder.path().join("state");
-        BridgeCommand::new(["serve", "--json", "--ops", "127.0.0.1:0"])
+        let elsewhere = self.arguments.iter().any(|argument| argument == "--ops");
+        let ops: &[_] = if elsewhere { &[] } else { &["--ops", "127.0.0.1:0"] };
+        BridgeCommand::new(["serve", "--json"])
+            .args(ops.iter().copied())
             .args(["--state-dir".to_owned(), state.display().to_string()])
             .args(control(self.folder.path()))
             .args(self.arguments.clone())

@@ -29,6 +29,7 @@ mod serving;
 mod sessions;
 mod asking;
 mod tail;
+mod top;
 mod dashboard;
 mod envelope;
 mod providers;
@@ -123,6 +124,8 @@ enum Command {
     Drain(asking::DrainArguments),
     /// Show what happens in a daemon as it happens
     Tail(tail::TailArguments),
+    /// Show a daemon and its sessions in the terminal, drawn anew each second
+    Top(top::TopArguments),
     /// Print a way into a daemon's dashboard, good once
     Dashboard(dashboard::DashboardArguments),
     /// Check, explain and test policies
@@ -236,6 +239,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Outcome(arguments) => asking::outcome(&arguments).await,
         Command::Drain(arguments) => asking::drain(&arguments).await,
         Command::Tail(arguments) => tail::tail(&arguments).await,
+        Command::Top(arguments) => top::top(&arguments).await,
         Command::Dashboard(arguments) => dashboard::dashboard(&arguments).await,
         Command::Policy(command) => policies::run(command),
         Command::Leases(command) => leases::run(app, command).await,

@@ -26,13 +26,13 @@ const LOGINS: usize = 16;
 
 /// A way in, good once.
 #[derive(Clone, Serialize, Deserialize, ToSchema)]
-pub struct Ticket {
+pub(crate) struct Ticket {
     /// Where a browser on the daemon's machine is pointed; the token stands behind the `#`, which no browser sends.
-    pub url: String,
+    pub(crate) url: String,
     /// The token by itself, for the form of the page.
-    pub token: String,
+    pub(crate) token: String,
     /// It is void after so many seconds.
-    pub expires_in_seconds: u64,
+    pub(crate) expires_in_seconds: u64,
 }
 
 impl fmt::Debug for Ticket {

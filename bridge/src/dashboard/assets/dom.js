@@ -14,7 +14,7 @@ export function h(tag, props, ...children) {
     } else if (name === "key") element.key = String(value);
     else element.setAttribute(name, value === true ? "" : String(value));
   }
-  element.append(...children.flat(Infinity).filter((child) => child != null && child !== false));
+  element.append(...children.flat(Infinity).filter((child) => child != null && child !== false && child !== 0));
   return element;
 }
 

@@ -8,13 +8,15 @@ import { clock, count, duration, mark, whole } from "./words.js";
 const MOST = 300;
 // Those who listen are told how many there were, and not each.
 const TELL_EVERY = 10_000;
+// Allowed, and not well all the same.
+const TROUBLE = new Set(["rate_limited", "unavailable", "outcome_indeterminate", "upstream_unreachable", "upstream_failed", "upstream_timeout"]);
 
 export function live(words) {
   const wanted = { session: words.get("session") ?? "", run: words.get("run") ?? "", route: words.get("route") ?? "", denied: words.has("denied") };
   const feed = follow(wanted);
   return {
     title: "Live",
-    first: () => h("div", { class: "page" }, h("div", { class: "head" }, h("h1", {}, "Live"), feed.standing), filters(wanted, feed), feed.told, feed.list, feed.empty),
+    first: () => h("div", { class: "page" }, h("div", { class: "head" }, h("h1", {}, "Live"), feed.standing), filters(wanted, feed), h("section", {}, h("h2", { class: "hidden" }, "Callbacks"), feed.told, feed.list, feed.empty)),
     draw: async () => { await ask("me"); },
     end: feed.end,
   };
@@ -153,6 +155,6 @@ function item(callback) {
   const button = h("button", { type: "button", class: "row", "aria-expanded": "false", onclick: toggle },
     clock(c.at), " ", mark(c.verdict), " ", h("span", { class: `status s${Math.floor(c.status / 100)}` }, c.status || "gone"), " ",
     h("span", { class: "what" }, h("span", { class: "method" }, c.method), " ", h("span", { class: "id" }, c.path || "(no readable path)")), " ",
-    h("span", { class: "code dim" }, c.code), " ", h("span", { class: "run id dim" }, c.run_id), " ", h("span", { class: "took n" }, duration(c.duration_us)));
+    h("span", { class: TROUBLE.has(c.code) ? "code warn" : "code" }, TROUBLE.has(c.code) && h("span", { "aria-hidden": "true" }, "▲ "), c.code), " ", h("span", { class: "run id dim" }, c.run_id), " ", h("span", { class: "took n" }, duration(c.duration_us)));
   return h("li", { class: c.verdict === "deny" ? "denied" : null }, button, detail);
 }

@@ -88,11 +88,11 @@ function upstreams(list) {
     list.length === 0 ? h("p", { class: "dim" }, "None yet: a session brings its own, or the configuration names some.") :
       h("table", {},
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Origin"), h("th", { scope: "col" }, "State"), h("th", { scope: "col", class: "n" }, "Sessions"))),
-        h("tbody", {}, list.map((upstream) => h("tr", { key: upstream.origin },
-          h("th", { scope: "row" }, h("span", { class: "id" }, upstream.origin), upstream.name && h("span", { class: "dim" }, ` ${upstream.name}`)),
-          h("td", {}, mark(upstream.state), upstream.connect_us != null && h("span", { class: "dim" }, ` ${duration(upstream.connect_us)}`),
-            upstream.detail && h("p", { class: "why" }, upstream.detail)),
-          h("td", { class: "n" }, whole(upstream.sessions)))))));
+        h("tbody", {}, list.map((upstream) => [h("tr", { key: upstream.origin, class: upstream.detail ? "goes-on" : null },
+          h("th", { scope: "row" }, h("span", { class: "id" }, upstream.origin), upstream.name && h("span", { class: "dim nw" }, ` ${upstream.name}`)),
+          h("td", {}, mark(upstream.state), upstream.connect_us != null && h("span", { class: "dim" }, ` ${duration(upstream.connect_us)}`)),
+          h("td", { class: "n" }, whole(upstream.sessions))),
+          upstream.detail && h("tr", { key: `${upstream.origin} why` }, h("td", { colspan: "3", class: "why" }, upstream.detail))]))));
 }
 
 function places({ places, more_places }) {
@@ -103,7 +103,7 @@ function places({ places, more_places }) {
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Target"), h("th", { scope: "col" }, "Tunnel"), h("th", { scope: "col" }, "States"), h("th", { scope: "col", class: "n" }, "Sessions"))),
         h("tbody", {}, places.map((place) => h("tr", { key: `${place.target} ${place.tunnel}` },
           h("th", { scope: "row", class: "id" }, place.target),
-          h("td", { class: "id" }, place.tunnel),
+          h("td", { class: "id nw" }, place.tunnel),
           h("td", {}, h("span", { class: "states" }, STATES.filter((state) => place.states[state]).map((state) => mark(state, `${whole(place.states[state])} ${state}`)))),
           h("td", { class: "n" }, whole(place.sessions)))))),
       more_places > 0 && h("p", { class: "dim" }, `and ${whole(more_places)} more`)]);
@@ -130,11 +130,11 @@ function sessions(told, listed, wanted, again) {
 function row(s) {
   const left = (Date.parse(s.expires_at) - Date.now()) / 1000;
   return h("tr", { key: s.session },
-    h("th", { scope: "row" }, h("a", { class: "id", href: `#/session/${s.session}` }, s.run_id), s.agent_id && h("span", { class: "dim" }, ` ${s.agent_id}`)),
+    h("th", { scope: "row", class: "run" }, h("a", { class: "id", href: `#/session/${s.session}` }, s.run_id), s.agent_id && h("span", { class: "dim" }, ` ${s.agent_id}`)),
     h("td", {}, mark(s.state), s.reason && h("span", { class: "dim" }, ` ${s.reason}`)),
     h("td", { class: "id low2" }, s.target),
-    h("td", { class: "id low3" }, s.tunnel ?? "–", s.ladder.length > 0 && h("span", { class: "dim" }, ` after ${s.ladder.length}`)),
-    h("td", { class: "low4" }, s.issue_id ?? "–"),
+    h("td", { class: "id nw low3" }, s.tunnel ?? "–", s.ladder.length > 0 && h("span", { class: "dim" }, ` after ${s.ladder.length}`)),
+    h("td", { class: "nw low4" }, s.issue_id ?? "–"),
     h("td", { class: "n" }, s.traffic.callbacks === 0 && s.state === "ready" ? mark("degraded", "none") : whole(s.traffic.callbacks)),
     h("td", { class: `n ${s.traffic.denied ? "bad" : ""}` }, s.traffic.denied > 0 && h("span", { "aria-hidden": "true" }, "✕ "), whole(s.traffic.denied)),
     h("td", { class: "n low5" }, duration(s.traffic.p95_us)),

@@ -49,6 +49,7 @@ const MARKS = {
   draining: ["◑", "warn"], ended: ["○", "dim"],
   allow: ["✓", "good"], own: ["·", "dim"], deny: ["✕", "bad"],
   answers: ["●", "good"], unreachable: ["✕", "bad"], unused: ["○", "dim"], not_tried: ["◔", "dim"],
+  taken: ["✓", "good"], skipped: ["✕", "warn"],
   passed: ["✓", "good"], stopped: ["✕", "bad"], not_reached: ["○", "dim"], not_needed: ["·", "dim"],
 };
 
