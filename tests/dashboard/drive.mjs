@@ -33,8 +33,8 @@ const context = await chromium.launchPersistentContext(profile, {
 context.setDefaultTimeout(SOON);
 const assets = process.env.DASHBOARD_ASSETS;
 if (assets) {
-  await context.route(/\/dashboard\/([a-z]+\.(js|css|svg))?$/, async (route) => {
-    const name = new URL(route.request().url()).pathname.slice("/dashboard/".length) || "index.html";
+  await context.route(/\/dashboard\/[a-z]+\.(js|css|svg)$/, async (route) => {
+    const name = new URL(route.request().url()).pathname.slice("/dashboard/".length);
     const answer = await route.fetch();
     await route.fulfill({ response: answer, body: answer.status() === 200 ? readFileSync(join(assets, name), "utf8") : undefined });
   });
@@ -67,9 +67,10 @@ const call = (agent, method, path, body) => fetch(agent.url + path, {
 }).then((answer) => answer.arrayBuffer().then(() => answer.status));
 
 // Nothing that axe finds, and nothing wider than the window.
-async function sound(what) {
+const EVERYTHING = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"];
+async function sound(what, rules = EVERYTHING) {
   await page.evaluate(AXE);
-  const found = await page.evaluate(() => globalThis.axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"] }));
+  const found = await page.evaluate((runOnly) => globalThis.axe.run(document, { runOnly }), rules);
   const faults = found.violations.map((fault) => `${fault.id}: ${fault.nodes.map((node) => `${node.target} ${node.failureSummary}`).join(" | ")}`);
   assert.deepEqual(faults, [], `${what}: accessibility`);
   const { wide, window: width } = await page.evaluate(() => ({ wide: document.documentElement.scrollWidth, window: innerWidth }));
@@ -108,7 +109,7 @@ async function main() {
 
   await step("the callback that an agent makes is seen live", async () => {
     await page.getByRole("link", { name: "Live" }).click();
-    await page.getByText("live", { exact: true }).waitFor();
+    await page.getByText("Callbacks appear here").waitFor();
     assert.equal(await call(busy, "GET", "/api/agents/me"), 200);
     await page.getByRole("button", { name: /allow 200 GET \/api\/agents\/me/ }).waitFor();
   });
@@ -135,14 +136,14 @@ async function main() {
   });
 
   await step("the live view is sound in the light, in the dark and on a phone", async () => {
-    for (let n = 0; n < 24; n += 1) await call(n % 3 ? busy : doomed, "GET", `/api/issues/PAP-${n % 5}`);
+    for (let n = 0; n < 16; n += 1) await call(n % 3 ? busy : doomed, "GET", `/api/issues/PAP-${n % 5}`);
     await call(busy, "GET", "/_bridge/whoami");
     await looked("live");
   });
 
   await step("a filter leaves what was asked for, also in the address", async () => {
     await page.getByLabel("denied only").check();
-    await page.getByRole("button", { name: /allow/ }).first().waitFor({ state: "detached" });
+    await page.getByRole("button", { name: / allow \d/ }).first().waitFor({ state: "detached" });
     await page.getByRole("button", { name: /deny 403 POST \/agents\/me/ }).waitFor();
     await page.getByLabel("Route").fill("comments post");
     await page.getByRole("button", { name: /\/agents\/me/ }).first().waitFor({ state: "detached" });
@@ -156,7 +157,7 @@ async function main() {
     await go("#/");
     await page.getByRole("heading", { name: "Overview" }).waitFor();
     await page.getByText("answers").first().waitFor();
-    await page.waitForFunction(() => [...document.querySelectorAll(".readouts .figure")].some((figure) => figure.textContent === "4"));
+    await page.waitForFunction(() => [...document.querySelectorAll(".readouts .figure")].some((figure) => figure.textContent === "3"));
     await looked("overview");
   });
 
@@ -185,7 +186,7 @@ async function main() {
     await go(`#/session/${busy.session}`);
     const [download] = await Promise.all([page.waitForEvent("download"), page.getByRole("link", { name: "Export as HAR" }).click()]);
     const har = JSON.parse(readFileSync(await download.path(), "utf8"));
-    assert.ok(har.log.entries.length >= 20, `${har.log.entries.length} entries`);
+    assert.ok(har.log.entries.length >= 12, `${har.log.entries.length} entries`);
     assert.ok(har.log.entries.some((entry) => entry.response.status === 403));
     assert.ok(!JSON.stringify(har).includes(busy.token));
   });
@@ -228,7 +229,7 @@ async function looked(name) {
     await shot(`${name}-${scheme}`);
   }
   await page.setViewportSize({ width: 360, height: 740 });
-  await sound(`${name}, 360 px`);
+  await sound(`${name}, 360 px`, ["target-size", "scrollable-region-focusable", "meta-viewport"]);
   await shot(`${name}-phone`);
   await page.setViewportSize({ width: 1280, height: 900 });
   await page.emulateMedia({ colorScheme: "light" });

@@ -35,7 +35,7 @@ function rules({ policy, note }) {
     h("h3", {}, "Rules"),
     note && h("p", { class: "notice" }, note),
     policy && [
-      h("p", {}, mark(policy.verdict === "allow" ? "allow" : "deny", policy.verdict === "allow" ? "allowed" : "denied"), `: ${policy.why}`),
+      h("p", {}, mark(policy.verdict === "allow" ? "allow" : "deny", policy.verdict === "allow" ? "allowed" : "denied"), `: ${policy.why}`, policy.reason === "deny_rule" && ", and wins over any that allows"),
       policy.considered.length === 0 ? h("p", { class: "dim" }, "No rule has a path that fits.") :
         h("ol", { class: "rules" }, policy.considered.map((rule) => h("li", { class: rule.applies ? "applies" : "" },
           h("span", { class: "effect" }, rule.effect === "allow" ? "allow" : "deny"), " ", h("span", { class: "id" }, rule.rule),

@@ -154,7 +154,7 @@ function item(callback) {
   };
   const button = h("button", { type: "button", class: "row", "aria-expanded": "false", onclick: toggle },
     clock(c.at), " ", mark(c.verdict), " ", h("span", { class: `status s${Math.floor(c.status / 100)}` }, c.status || "gone"), " ",
-    h("span", { class: "what" }, h("span", { class: "method" }, c.method), " ", h("span", { class: "id" }, c.path || "(no readable path)")), " ",
+    h("span", { class: "what" }, h("span", { class: "method" }, c.method), " ", h("span", { class: "id" }, c.path || "(path not read)")), " ",
     h("span", { class: TROUBLE.has(c.code) ? "code warn" : "code" }, TROUBLE.has(c.code) && h("span", { "aria-hidden": "true" }, "▲ "), c.code), " ", h("span", { class: "run id dim" }, c.run_id), " ", h("span", { class: "took n" }, duration(c.duration_us)));
   return h("li", { class: c.verdict === "deny" ? "denied" : null }, button, detail);
 }

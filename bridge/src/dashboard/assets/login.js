@@ -32,11 +32,15 @@ form.addEventListener("submit", (event) => {
   enter(field.value);
 });
 
-const given = location.hash.slice(1);
-if (given) {
+function given() {
+  const token = location.hash.slice(1);
+  if (!token) return false;
   // Used up or not, it does not stay in the history.
   history.replaceState(null, "", location.pathname);
-  enter(given);
-} else {
-  field.focus();
+  enter(token);
+  return true;
 }
+
+// Also where the page was open before the URL was pasted.
+addEventListener("hashchange", given);
+if (!given()) field.focus();
