@@ -22,6 +22,7 @@ RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --document-priva
 step cargo test --workspace --locked --test interop -- the_published_packages_are_installed_as_pinned
 step cargo test --workspace --locked --test e2e -- moto_is_installed_as_pinned
 step cargo test --workspace --locked --test worker -- the_runtime_is_installed_as_pinned
+step cargo test --workspace --locked --test dashboard -- the_browsers_packages_are_installed_as_pinned
 # Splitting into words is meant: it is a command line.
 # shellcheck disable=SC2086
 step $test_command

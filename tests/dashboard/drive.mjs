@@ -203,6 +203,9 @@ async function main() {
     await page.getByRole("dialog").waitFor();
     await sound("the question");
     await shot("revoke-light", false);
+    // What cannot be undone is not what the next key does.
+    assert.equal(await page.evaluate(() => document.activeElement.textContent), "Keep it");
+    await page.keyboard.press("Shift+Tab");
     await page.keyboard.press("Enter");
     await page.getByText("ended · revoked").waitFor();
     await assert.rejects(call(doomed, "GET", "/api/agents/me"));

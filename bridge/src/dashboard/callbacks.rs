@@ -19,7 +19,7 @@ use serde::Deserialize;
 use serde_json::json;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::RecvError;
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use uuid::Uuid;
 
 use super::sessions::named;
@@ -79,6 +79,7 @@ pub(super) async fn events(
     wanted: Result<Query<Wanted>, QueryRejection>,
 ) -> Result<Sse<impl Stream<Item = Result<Told, Infallible>>>, Problem> {
     let wanted = query(wanted)?;
+    let place = place(&board.streams, "pages that follow callbacks")?;
     let cookie = gate::cookie(&headers).unwrap_or_default().to_vec();
     // First this, so that none is lost between the two; the page knows what it has by its id.
     let heard = board.daemon.events().listen();
@@ -94,6 +95,7 @@ pub(super) async fn events(
         cookie,
         wanted,
         heard,
+        _place: place,
     };
     let live = unfold(follow, |mut follow| async move {
         let told = follow.next().await?;
@@ -107,6 +109,18 @@ struct Follow {
     cookie: Vec<u8>,
     wanted: Wanted,
     heard: Receiver<Arc<Event>>,
+    /// Given back with the stream.
+    _place: OwnedSemaphorePermit,
+}
+
+fn place(places: &Arc<Semaphore>, of: &str) -> Result<OwnedSemaphorePermit, Problem> {
+    Arc::clone(places).try_acquire_owned().map_err(|_| {
+        Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "too_many",
+            format!("there are too many {of} at the moment; close one, or try again later"),
+        )
+    })
 }
 
 impl Follow {
@@ -152,6 +166,7 @@ pub(super) async fn har(State(board): State<Board>, Path(id): Path<String>) -> R
         )
     })?;
     let folder = folder.to_owned();
+    let place = place(&board.files, "files being read")?;
     let filter = Filter {
         session: Some(entry.id().to_string()),
         ..Filter::default()
@@ -159,6 +174,7 @@ pub(super) async fn har(State(board): State<Board>, Path(id): Path<String>) -> R
     let (sender, pieces) = mpsc::channel::<Bytes>(PIECES);
     // Reading waits for the disk, and ends when nobody takes what it has read.
     tokio::task::spawn_blocking(move || {
+        let _place = place;
         let (front, back) = har_frame();
         let mut piece = front;
         let mut comma = "";

@@ -21,6 +21,7 @@ use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
 use http::{HeaderName, HeaderValue, header};
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 
 use crate::daemon::Daemon;
@@ -39,7 +40,15 @@ struct Board {
     /// The listener is closed.
     stop: CancellationToken,
     upstreams: Arc<overview::Upstreams>,
+    /// Streams and files that are being sent: health and metrics come over the same listener and need places, too.
+    streams: Arc<Semaphore>,
+    files: Arc<Semaphore>,
 }
+
+/// Pages that follow callbacks at the same time.
+const STREAMS: usize = 24;
+/// Files that are read out of the audit at the same time.
+const FILES: usize = 2;
 
 /// Everything under `/dashboard`.
 pub(crate) fn router(daemon: Arc<Daemon>, stop: CancellationToken) -> Router {
@@ -47,6 +56,8 @@ pub(crate) fn router(daemon: Arc<Daemon>, stop: CancellationToken) -> Router {
         daemon,
         stop,
         upstreams: Arc::default(),
+        streams: Arc::new(Semaphore::new(STREAMS)),
+        files: Arc::new(Semaphore::new(FILES)),
     };
     let data = Router::new()
         .route("/me", get(pages::me))

@@ -130,15 +130,18 @@ pub(super) async fn round_trip(
     let mut nothing = Execution::new("true", std::iter::empty::<String>());
     nothing.timeout = Some(ROUND_TRIP);
     let began = Instant::now();
-    let ended = tokio::time::timeout(ROUND_TRIP, runner.execute(nothing).boxed()).await;
+    let ended = tokio::time::timeout(ROUND_TRIP * 2, runner.execute(nothing).boxed()).await;
     let failed = |why: String| Problem::new(StatusCode::BAD_GATEWAY, "no_round_trip", why);
     match ended {
         Ok(Ok(result)) if result.success() => Ok(Json(json!({
             "us": u64::try_from(began.elapsed().as_micros()).unwrap_or(u64::MAX),
         }))),
+        Ok(Ok(result)) if result.timed_out => {
+            Err(failed(format!("no answer within {} s", ROUND_TRIP.as_secs())))
+        }
         Ok(Ok(_)) => Err(failed("`true` failed on the target".to_owned())),
         Ok(Err(error)) => Err(failed(crate::placing::with_causes(&error))),
-        Err(_) => Err(failed(format!("no answer within {} s", ROUND_TRIP.as_secs()))),
+        Err(_) => Err(failed("the target does not answer".to_owned())),
     }
 }
 

@@ -2,9 +2,8 @@
 
 use paperclip_bridge_tests::serving::{Serving, agent};
 use paperclip_bridge_tests::upstream::Step;
-use paperclip_bridge_tests::{Script, Upstream, eventually};
+use paperclip_bridge_tests::{Script, Upstream};
 
-use super::browser::SOON;
 use super::{ask, logged_in, nobody};
 
 #[tokio::test]
@@ -115,25 +114,4 @@ async fn a_har_file_needs_the_audit_and_holds_the_sessions_callbacks_only() {
     let path = format!("/dashboard/api/sessions/{}/har", session.session);
     let refused = ask(&off, "GET", &path, &[("cookie", &cookie)], "").await;
     assert_eq!((refused.status, refused.code().as_str()), (409, "no_audit"));
-}
-
-#[tokio::test]
-async fn top_without_a_terminal_prints_one_object() {
-    let (upstream, serving) = (Upstream::start().await, Serving::start().await);
-    let opened = serving.session(&upstream, &["--run-id", "run-top"]).await;
-    agent(&opened).get("/api/agents/me").await.unwrap();
-
-    let told = eventually(SOON, "the call is counted", || Some(())).await;
-    let () = told;
-    let plain = serving.run(&["top"]).await;
-    let told = serving.ask(&["top"]).await;
-
-    assert_eq!(plain.code, Some(0), "{}", plain.stderr);
-    let plain: serde_json::Value =
-        serde_json::from_str(&plain.stdout).expect("without a terminal it is JSON, too");
-    for told in [plain, told] {
-        assert_eq!(told["status"]["callbacks"], 1, "{told}");
-        assert_eq!(told["sessions"][0]["run_id"], "run-top");
-        assert_eq!(told["sessions"][0]["traffic"]["callbacks"], 1);
-    }
 }

@@ -3,6 +3,7 @@
 mod door;
 mod browser;
 mod figures;
+mod top;
 
 use paperclip_bridge_tests::serving::Serving;
 use paperclip_bridge_tests::{Agent, Answer, Wire};

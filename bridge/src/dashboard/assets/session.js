@@ -58,11 +58,12 @@ function actions({ session: s, audit }, open, again) {
       h("h2", { id: "revoke-title" }, "Revoke this session?"),
       h("p", {}, "The token is void and callers are cut at once. A write that was sent runs on to its deadline, so that its outcome becomes known. This cannot be undone."),
       h("p", { class: "actions" }, h("button", { type: "button", class: "grave", onclick: revoke }, "Revoke"),
-        h("button", { type: "button", onclick: () => document.getElementById("revoke").close() }, "Keep it"))));
+        h("button", { type: "button", autofocus: true, onclick: () => document.getElementById("revoke").close() }, "Keep it"))));
 }
 
 function tunnel(s, measured, open, again) {
   const measure = async () => {
+    if (measured.under_way) return;
     measured.under_way = true;
     again();
     try {

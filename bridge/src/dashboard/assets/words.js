@@ -16,7 +16,8 @@ export function span(seconds) {
   if (s < 90) return `${s} s`;
   if (s < 5400) return `${Math.round(s / 60)} min`;
   const hours = Math.floor(s / 3600);
-  if (hours < 48) return `${hours} h ${Math.floor((s % 3600) / 60)} min`;
+  const minutes = Math.floor((s % 3600) / 60);
+  if (hours < 48) return minutes ? `${hours} h ${minutes} min` : `${hours} h`;
   return `${Math.round(hours / 24)} d`;
 }
 
