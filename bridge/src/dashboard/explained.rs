@@ -81,6 +81,9 @@ const CHECKS: [Check; 9] = [
     },
 ];
 
+/// Where the rules are asked.
+const ROUTE: usize = 4;
+
 /// Codes of answers that the bridge gives by itself, below `/_bridge/`.
 const OWN: &[&str] = &["unknown_bridge_path", "outcome_unknown"];
 
@@ -116,15 +119,15 @@ pub(super) async fn explain(
     let rules: Option<Explanation> = session.filter(|_| of_policy).map(|session| {
         policy::explain::explain(&session.rules, &asked.method, asked.path.as_bytes(), now_unix())
     });
-    let note = match (&rules, of_policy) {
-        (Some(told), true)
-            if (told.verdict == "allow") != (asked.verdict == "allow")
-                && stopped_at(&asked.code) == Some(4) =>
-        {
+    let allowed = asked.verdict == "allow";
+    // Other checks than the rules deny, too.
+    let by_rules = allowed || stopped_at(&asked.code) == Some(ROUTE);
+    let note = match &rules {
+        Some(told) if by_rules && told.is_allowed() != allowed => {
             Some("the rules have changed since: this is what they say now")
         }
-        (None, true) => Some("its session is over, and its rules went with it"),
-        (_, _) => None,
+        None if of_policy => Some("its session is over, and its rules went with it"),
+        Some(_) | None => None,
     };
     Ok(Json(
         json!({ "steps": steps(&asked.verdict, &asked.code), "policy": rules, "note": note }),
@@ -146,7 +149,7 @@ fn steps(verdict: &str, code: &str) -> Vec<Step> {
             state: match stopped {
                 Some(stopped) if index == stopped => "stopped",
                 Some(stopped) if index > stopped => "not_reached",
-                _ if own && index > 3 => "not_needed",
+                _ if own && index >= ROUTE => "not_needed",
                 Some(_) | None => "passed",
             },
             asks: check.asks,
