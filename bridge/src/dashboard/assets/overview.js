@@ -90,7 +90,7 @@ function upstreams(list) {
         h("thead", {}, h("tr", {}, h("th", { scope: "col" }, "Origin"), h("th", { scope: "col" }, "State"), h("th", { scope: "col", class: "n" }, "Sessions"))),
         h("tbody", {}, list.map((upstream) => [h("tr", { key: upstream.origin, class: upstream.detail ? "goes-on" : null },
           h("th", { scope: "row" }, h("span", { class: "id" }, upstream.origin), upstream.name && h("span", { class: "dim nw" }, ` ${upstream.name}`)),
-          h("td", {}, mark(upstream.state), upstream.connect_us != null && h("span", { class: "dim" }, ` ${duration(upstream.connect_us)}`)),
+          h("td", {}, mark(upstream.state), upstream.connect_us != null && h("span", { class: "dim nw" }, ` ${duration(upstream.connect_us)}`)),
           h("td", { class: "n" }, whole(upstream.sessions))),
           upstream.detail && h("tr", { key: `${upstream.origin} why` }, h("td", { colspan: "3", class: "why" }, upstream.detail))]))));
 }

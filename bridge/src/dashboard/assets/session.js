@@ -38,7 +38,10 @@ function draw(told, measured, again, calls) {
 }
 
 function actions({ session: s, audit }, open, again) {
-  const ask_first = () => document.getElementById("revoke").showModal();
+  const askFirst = () => {
+    document.getElementById("revoke").showModal();
+    document.getElementById("keep").focus();
+  };
   const revoke = async () => {
     document.getElementById("revoke").close();
     try {
@@ -50,7 +53,7 @@ function actions({ session: s, audit }, open, again) {
     again();
   };
   return h("div", { class: "actions" },
-    open && h("button", { type: "button", class: "grave", key: "ask", onclick: ask_first }, "Revoke …"),
+    open && h("button", { type: "button", class: "grave", key: "ask", onclick: askFirst }, "Revoke …"),
     audit ? h("a", { class: "button", key: "har", href: `/dashboard/api/sessions/${s.session}/har`, download: `session-${s.session}.har` }, "Export as HAR") :
       h("span", { class: "dim", key: "har" }, "No HAR: the audit is off."),
     h("a", { class: "button", key: "live", href: `#/live?session=${s.session}` }, "Filter live"),
@@ -58,7 +61,7 @@ function actions({ session: s, audit }, open, again) {
       h("h2", { id: "revoke-title" }, "Revoke this session?"),
       h("p", {}, "The token is void and callers are cut at once. A write that was sent runs on to its deadline, so that its outcome becomes known. This cannot be undone."),
       h("p", { class: "actions" }, h("button", { type: "button", class: "grave", onclick: revoke }, "Revoke"),
-        h("button", { type: "button", autofocus: true, onclick: () => document.getElementById("revoke").close() }, "Keep it"))));
+        h("button", { type: "button", id: "keep", onclick: () => document.getElementById("revoke").close() }, "Keep it"))));
 }
 
 function tunnel(s, measured, open, again) {
