@@ -15,7 +15,7 @@ use crate::peer::install::{install_from, target_folder};
 use crate::waiting::{program, within};
 
 /// How long all of it may take.
-const LIMIT: Duration = Duration::from_secs(180);
+const LIMIT: Duration = Duration::from_secs(300);
 
 /// The folder of the installed packages.
 ///

@@ -12,6 +12,8 @@ export function h(tag, props, ...children) {
       element[name] = value;
       (element.acts ??= []).push(name);
     } else if (name === "key") element.key = String(value);
+    // What changes by itself: it stays as it was made.
+    else if (name === "keeps") element.keeps = true;
     else element.setAttribute(name, value === true ? "" : String(value));
   }
   element.append(...children.flat(Infinity).filter((child) => child != null && child !== false && child !== 0));

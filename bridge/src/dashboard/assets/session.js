@@ -11,9 +11,8 @@ export function session(id) {
   const measured = { text: null, under_way: false };
   const again = () => page.again?.();
   // The list changes by itself, and is not drawn again.
-  const calls = h("section", { "aria-labelledby": "callbacks", key: "callbacks" },
+  const calls = h("section", { "aria-labelledby": "callbacks", key: "callbacks", keeps: true },
     h("div", { class: "head" }, h("h2", { id: "callbacks" }, "Callbacks"), feed.standing), feed.told, feed.list, feed.empty);
-  calls.keeps = true;
   page.draw = async () => draw(await ask(`sessions/${encodeURIComponent(id)}`), measured, again, calls);
   page.end = feed.end;
   return page;
@@ -57,7 +56,7 @@ function actions({ session: s, audit }, open, again) {
     audit ? h("a", { class: "button", key: "har", href: `/dashboard/api/sessions/${s.session}/har`, download: `session-${s.session}.har` }, "Export as HAR") :
       h("span", { class: "dim", key: "har" }, "No HAR: the audit is off."),
     h("a", { class: "button", key: "live", href: `#/live?session=${s.session}` }, "Filter live"),
-    h("dialog", { id: "revoke", key: "dialog", "aria-labelledby": "revoke-title" },
+    h("dialog", { id: "revoke", key: "dialog", keeps: true, "aria-labelledby": "revoke-title" },
       h("h2", { id: "revoke-title" }, "Revoke this session?"),
       h("p", {}, "The token is void and callers are cut at once. A write that was sent runs on to its deadline, so that its outcome becomes known. This cannot be undone."),
       h("p", { class: "actions" }, h("button", { type: "button", class: "grave", onclick: revoke }, "Revoke"),
