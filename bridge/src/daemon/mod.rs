@@ -356,6 +356,7 @@ impl Daemon {
             denied,
             wrong_channel: self.events.wrong_channels(),
             open_outcomes,
+            faults: BTreeMap::new(),
         }
     }
 
@@ -392,4 +393,4 @@ pub(crate) fn count(count: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
