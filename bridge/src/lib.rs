@@ -19,6 +19,7 @@ pub mod telemetry;
 pub mod config;
 pub mod demo;
 mod probe;
+pub mod service;
 pub mod daemon;
 pub mod control;
 mod dashboard;

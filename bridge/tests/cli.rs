@@ -365,6 +365,33 @@ fn completions_are_there_for_the_usual_shells() {
 }
 
 #[test]
+fn the_manual_has_a_page_for_every_command() {
+    let folder = tempfile::tempdir().unwrap();
+    let pages = folder.path().join("man1");
+
+    let output = bridge(&["man", pages.to_str().unwrap()]);
+
+    assert_eq!(code(&output), 0, "{}", stderr(&output));
+    let help = stdout(&bridge(&["--help"]));
+    let commands = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Commands:"))
+        .skip(1)
+        .take_while(|line| !line.is_empty())
+        .filter_map(|line| line.split_whitespace().next())
+        .filter(|command| *command != "help");
+    for command in commands {
+        let page = std::fs::read_to_string(pages.join(format!("paperclip-bridge-{command}.1")));
+        assert!(page.is_ok_and(|page| page.contains(".SH SYNOPSIS")), "{command}");
+    }
+    assert!(pages.join("paperclip-bridge-sessions-new.1").exists());
+    assert!(!help.contains("manual pages"), "{help}");
+    // A file stands where the folder should.
+    let output = bridge(&["man", pages.join("paperclip-bridge.1").to_str().unwrap()]);
+    assert_eq!(code(&output), 3);
+}
+
+#[test]
 fn a_reader_that_goes_away_is_no_crash() {
     let mut child = command(&["completions", "bash"])
         .stdout(Stdio::piped())

@@ -107,6 +107,7 @@ fn null_is_empty<'de, D: serde::Deserializer<'de>>(value: D) -> Result<String, D
 /// A command line that has not been started.
 #[derive(Debug)]
 pub struct BridgeCommand {
+    launcher: Vec<String>,
     arguments: Vec<String>,
     trailing: Vec<String>,
     environment: Vec<(String, String)>,
@@ -118,6 +119,7 @@ impl BridgeCommand {
     /// `paperclip-bridge` with these arguments, in an environment of its own and an empty home.
     pub fn new<A: Into<String>>(arguments: impl IntoIterator<Item = A>) -> Self {
         Self {
+            launcher: vec![],
             arguments: arguments.into_iter().map(Into::into).collect(),
             trailing: vec![],
             environment: vec![],
@@ -130,6 +132,13 @@ impl BridgeCommand {
     #[must_use]
     pub fn args<A: Into<String>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.arguments.extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Another program and its arguments, which becomes the bridge: our binary and its arguments come behind.
+    #[must_use]
+    pub fn by<A: Into<String>>(mut self, launcher: impl IntoIterator<Item = A>) -> Self {
+        self.launcher = launcher.into_iter().map(Into::into).collect();
         self
     }
 
@@ -160,8 +169,10 @@ impl BridgeCommand {
     ///
     /// Where the binary does not build or start.
     pub fn start(self) -> Running {
-        let mut command = tokio::process::Command::new(bridge_binary());
-        command.args(&self.arguments);
+        let mut words: Vec<OsString> = self.launcher.iter().map(OsString::from).collect();
+        words.push(bridge_binary().into());
+        let mut command = tokio::process::Command::new(&words[0]);
+        command.args(&words[1..]).args(&self.arguments);
         if !self.trailing.is_empty() {
             command.arg("--").args(&self.trailing);
         }

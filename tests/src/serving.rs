@@ -22,7 +22,9 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 #[derive(Debug)]
 pub struct ServingBuilder {
     folder: TempDir,
+    launcher: Vec<String>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 /// A running daemon. Dropping it kills it.
@@ -55,7 +57,9 @@ impl Serving {
     pub fn in_folder(folder: TempDir) -> ServingBuilder {
         ServingBuilder {
             folder,
+            launcher: vec![],
             arguments: vec![],
+            environment: vec![],
         }
     }
 
@@ -170,6 +174,25 @@ impl ServingBuilder {
         self
     }
 
+    /// Started by this program; see [`BridgeCommand::by`].
+    #[must_use]
+    pub fn by<A: Into<String>>(mut self, launcher: impl IntoIterator<Item = A>) -> Self {
+        self.launcher = launcher.into_iter().map(Into::into).collect();
+        self
+    }
+
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Where its control socket stands.
+    pub fn socket(&self) -> PathBuf {
+        socket(self.folder.path())
+    }
+
     /// Starts it and reads its line.
     ///
     /// # Panics
@@ -203,12 +226,15 @@ impl ServingBuilder {
         let state = self.folder.path().join("state");
         let elsewhere = self.arguments.iter().any(|argument| argument == "--ops");
         let ops: &[_] = if elsewhere { &[] } else { &["--ops", "127.0.0.1:0"] };
-        BridgeCommand::new(["serve", "--json"])
+        let command = BridgeCommand::new(["serve", "--json"])
             .args(ops.iter().copied())
             .args(["--state-dir".to_owned(), state.display().to_string()])
             .args(control(self.folder.path()))
             .args(self.arguments.clone())
-            .env(CREDENTIAL_VARIABLE, CREDENTIAL)
+            .by(self.launcher.clone())
+            .env(CREDENTIAL_VARIABLE, CREDENTIAL);
+        let set = self.environment.iter();
+        set.fold(command, |command, (name, value)| command.env(name, value))
     }
 }
 

@@ -1,6 +1,12 @@
 //! Guards: what must stay true of the house itself, checked by machine.
 //!
-//! Here: the direction of dependencies, the top level, one TLS provider, and that CI runs what the README says.
+//! Here: the direction of dependencies, the top level, one TLS provider, and that CI runs what the README says. In
+//! `operations` what operators watch by, in `packaging` the unit files.
+
+#[path = "guards/operations.rs"]
+mod operations;
+#[path = "guards/packaging.rs"]
+mod packaging;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;

@@ -10,6 +10,7 @@ mod providers;
 mod environment;
 mod opened;
 mod standing;
+mod neighbours;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,6 +46,7 @@ pub use request::{
 };
 pub(crate) use standing::{Standing, Tried};
 
+use neighbours::Neighbours;
 use opened::Serving;
 
 /// From the first attempt to connect until an agent can call, at most; the ladder has a limit for each rung.
@@ -79,6 +81,7 @@ pub struct App {
     pub(crate) ssh: SshPool,
     pub(crate) providers: Providers,
     pub(crate) leases: Leases,
+    pub(crate) neighbours: Neighbours,
     bodies: Arc<Budget>,
     shared: Shared,
     audit: Option<Arc<Audit>>,
@@ -91,6 +94,7 @@ impl Default for App {
             ssh: SshPool::default(),
             providers: Providers::default(),
             leases: Leases::default(),
+            neighbours: Neighbours::default(),
             bodies: Budget::new(PROCESS_BODY_BYTES),
             shared: Shared::default(),
             audit: None,

@@ -18,6 +18,10 @@ const DRAINING: Duration = Duration::from_secs(600);
 /// Arguments of `status`.
 #[derive(Args, Debug)]
 pub(crate) struct StatusArguments {
+    /// End with code 1 where the daemon is not ready, for health checks without an HTTP client
+    #[arg(long)]
+    ready: bool,
+
     #[command(flatten)]
     daemon: ControlOptions,
 }
@@ -52,13 +56,13 @@ pub(crate) struct DrainArguments {
 ///
 /// # Errors
 ///
-/// Code 4 where no daemon answers.
+/// Code 4 where no daemon answers; 1 where it had to be ready and is not.
 pub(crate) async fn status(arguments: &StatusArguments) -> Result<Exit, Failure> {
     let client = arguments.daemon.client()?;
     let shown: StatusShown = client.get("/v1/status", SOON).await.map_err(failure)?;
     if arguments.daemon.json {
         print_json(&as_value(&shown)?)?;
-        return Ok(Exit::Ok);
+        return arguments.judged(&shown);
     }
     let mut text = format!(
         "version {}, process {}, since {}{}\n",
@@ -76,8 +80,22 @@ pub(crate) async fn status(arguments: &StatusArguments) -> Result<Exit, Failure>
         "{:>6} callbacks, {} denied, {} with an open outcome, {} tokens on the wrong channel",
         shown.callbacks, shown.denied, shown.open_outcomes, shown.wrong_channel
     );
+    for (check, fault) in &shown.faults {
+        let _ = writeln!(text, "not ready: {check}: {fault}");
+    }
     print(&text)?;
-    Ok(Exit::Ok)
+    arguments.judged(&shown)
+}
+
+impl StatusArguments {
+    fn judged(&self, shown: &StatusShown) -> Result<Exit, Failure> {
+        if !self.ready || shown.faults.is_empty() {
+            return Ok(Exit::Ok);
+        }
+        let faults: Vec<_> = shown.faults.keys().map(String::as_str).collect();
+        let why = format!("the daemon is not ready: {}", faults.join(", "));
+        Err(Failure::new(Exit::Failed, why))
+    }
 }
 
 /// Says what became of a callback.

@@ -2,7 +2,7 @@
 //!
 //! Here: `--control`, its defaults, and exit codes. Not here: how a daemon is spoken to (`control::Client`).
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::Args;
@@ -14,6 +14,8 @@ use crate::control::{Client, ClientError};
 /// A daemon on this machine answers within this time, unless it is asked to wait for something.
 pub(crate) const SOON: Duration = Duration::from_secs(30);
 
+/// Where the service of this machine listens (`bridge/packaging/paperclip-bridge.socket`).
+const SERVICE: &str = "/run/paperclip-bridge/control.sock";
 /// The name of the socket in its folder.
 const SOCKET: &str = "control.sock";
 /// `sun_path` holds 108 bytes with its final NUL.
@@ -27,7 +29,7 @@ pub(crate) struct ControlAddress(pub(crate) PathBuf);
 #[derive(Args, Debug)]
 pub(crate) struct ControlOptions {
     /// The daemon's control API, as `unix:PATH` [default: unix:$RUNTIME_DIRECTORY/control.sock, else
-    /// unix:$XDG_RUNTIME_DIR/paperclip-bridge/control.sock]
+    /// unix:$XDG_RUNTIME_DIR/paperclip-bridge/control.sock, else the service's, if there is one]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     control: Option<ControlAddress>,
 
@@ -43,8 +45,13 @@ impl ControlOptions {
     ///
     /// Code 3 where none is named and there is no default.
     pub(crate) fn client(&self) -> Result<Client, Failure> {
-        let ControlAddress(path) = chosen(self.control.as_ref(), &config::environment)?;
-        Ok(Client::new(&path))
+        let service = Path::new(SERVICE);
+        match chosen(self.control.as_ref(), &config::environment) {
+            Ok(ControlAddress(path)) if self.control.is_some() || path.exists() => Ok(Client::new(&path)),
+            // Nobody serves there: a machine with a service has its socket.
+            _ if service.exists() => Ok(Client::new(service)),
+            chosen => chosen.map(|ControlAddress(path)| Client::new(&path)),
+        }
     }
 }
 

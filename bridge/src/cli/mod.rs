@@ -5,6 +5,7 @@
 //! every command ends.
 
 use std::io::IsTerminal as _;
+use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
 use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
@@ -38,6 +39,7 @@ mod config;
 mod leases;
 mod audit;
 mod store;
+mod man;
 mod signals;
 mod stdio;
 pub mod exit;
@@ -159,6 +161,12 @@ enum Command {
         /// Which shell
         shell: clap_complete::Shell,
     },
+    /// Write the manual pages into DIR, for whoever packages the program
+    #[command(hide = true)]
+    Man {
+        /// The folder; made where it is missing
+        dir: PathBuf,
+    },
 }
 
 impl Arguments {
@@ -250,6 +258,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Config(command) => Box::pin(config::run(app, command)).await,
         Command::Version { json } => version(json),
         Command::Completions { shell } => completions(shell),
+        Command::Man { dir } => man::man(&dir),
     }
 }
 

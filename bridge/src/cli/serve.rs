@@ -23,10 +23,14 @@ use crate::cli::stdio::{complain, print, print_json};
 use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Ops};
 use crate::daemon::Daemon;
+use crate::service::{self, Notifier, Passed};
 use crate::session::state::own_folder;
 
 /// Beyond the time that callbacks get, what taking down listeners and giving back leases may need.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
+
+/// Giving back leases and signing the audit's last records may then take this long.
+const SETTLING: Duration = Duration::from_secs(40);
 
 /// So often what limits no longer count is forgotten.
 const FORGETTING: Duration = Duration::from_secs(60);
@@ -70,6 +74,8 @@ pub(crate) struct ServeArguments {
 ///
 /// Code 3 for places that cannot be used; 1 where it was forced to end, or could not end in order.
 pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
+    // First of all, while there is one thread.
+    let passed = Passed::take(&config::environment).map_err(unusable)?;
     let mut signals = Signals::listen()?;
     let Setup {
         settings,
@@ -80,10 +86,16 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         Some(settings) => Some(Audit::open(settings).map_err(|error| unusable(error.to_string()))?),
         None => None,
     };
-    let control = Control::bind(&settings.control, settings.allow_uids.clone())
-        .await
-        .map_err(unusable)?;
-    let ops = Ops::bind(settings.ops).await.map_err(unusable)?;
+    let control = match passed.control {
+        Some(listener) => Control::passed(listener, settings.allow_uids.clone()),
+        None => Control::bind(&settings.control, settings.allow_uids.clone()).await,
+    };
+    let control = control.map_err(unusable)?;
+    let ops = match passed.ops {
+        Some(listener) => Ops::passed(listener),
+        None => Ops::bind(settings.ops).await,
+    };
+    let ops = ops.map_err(unusable)?;
     arguments.tell(&control, &ops)?;
     let (drain, dashboard) = (settings.drain, settings.dashboard);
     let daemon = Daemon::new(settings, secrets, audit);
@@ -95,12 +107,15 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     listeners.spawn(control.serve(control::router(Arc::clone(&daemon)), stop.clone()));
     listeners.spawn(ops.serve(Arc::clone(&daemon), stop.clone()));
     listeners.spawn(forget(Arc::clone(&daemon), stop.clone()));
+    listeners.spawn(service::watch(Arc::clone(&daemon), Notifier, stop.clone()));
     listeners.close();
+    Notifier.ready("serving".to_owned()).await;
     tokio::select! {
         ending = signals.next() => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),
         () = daemon.drain_asked() => tracing::info!("ending in order, as was asked; a signal forces"),
     }
     daemon.begin_drain();
+    Notifier.stopping(drain + TAKING_DOWN + SETTLING).await;
     let ended = tokio::select! {
         ended = tokio::time::timeout(drain + TAKING_DOWN, daemon.drained()) => {
             ended.map_err(|_| "sessions were not closed in time; what they left on their targets ends by itself")

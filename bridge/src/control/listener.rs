@@ -1,8 +1,8 @@
 //! The unix socket of the control API, and who may use it.
 //!
-//! Here: [`Control`]: the socket is ours alone (0600), the user of each connection is asked of the system and not of
-//! the connection, and a connection costs no more than a place among a bounded number. Not here: what is answered
-//! (`mod.rs`).
+//! Here: [`Control`]: the socket is ours alone (0600; 0660 where other users are allowed), the user of each connection is
+//! asked of the system and not of the connection, and a connection costs no more than a place among a bounded number.
+//! Not here: what is answered (`mod.rs`).
 
 use std::fs::{DirBuilder, Permissions};
 use std::io;
@@ -44,11 +44,13 @@ pub(crate) struct Peer {
     pub(crate) own: bool,
 }
 
-/// The control API at its socket. Its file goes away with it.
+/// The control API at its socket. Its file goes away with it, unless a service manager made it.
 #[derive(Debug)]
 pub(crate) struct Control {
     listener: UnixListener,
     path: PathBuf,
+    /// The file is ours to remove.
+    made: bool,
     allow_uids: Vec<u32>,
 }
 
@@ -61,17 +63,51 @@ impl Control {
     pub(crate) async fn bind(path: &Path, allow_uids: Vec<u32>) -> Result<Self, String> {
         let fault =
             |error: io::Error| format!("cannot listen on the control socket {}: {error}", path.display());
+        // Users that are allowed come in as members of our group.
+        let (folder_mode, mode) = if allow_uids.is_empty() {
+            (0o700, 0o600)
+        } else {
+            (0o750, 0o660)
+        };
         if let Some(folder) = path.parent() {
             let mut made = DirBuilder::new();
-            made.recursive(true).mode(0o700).create(folder).map_err(fault)?;
+            made.recursive(true)
+                .mode(folder_mode)
+                .create(folder)
+                .map_err(fault)?;
         }
         clear(path).await?;
         let listener = UnixListener::bind(path).map_err(fault)?;
         // Whoever was faster than this is still asked who he is.
-        std::fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(fault)?;
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).map_err(fault)?;
         Ok(Self {
             listener,
             path: path.to_owned(),
+            made: true,
+            allow_uids,
+        })
+    }
+
+    /// Listens on a socket that a service manager opened; its file and mode are that one's.
+    ///
+    /// # Errors
+    ///
+    /// One line, where the socket has no path.
+    pub(crate) fn passed(
+        listener: std::os::unix::net::UnixListener,
+        allow_uids: Vec<u32>,
+    ) -> Result<Self, String> {
+        let fault = |error: io::Error| format!("the control socket that was passed cannot be used: {error}");
+        let address = listener.local_addr().map_err(fault)?;
+        let path = address
+            .as_pathname()
+            .ok_or("the control socket that was passed has no path; its unit has ListenStream=/PATH")?
+            .to_owned();
+        listener.set_nonblocking(true).map_err(fault)?;
+        Ok(Self {
+            listener: UnixListener::from_std(listener).map_err(fault)?,
+            path,
+            made: false,
             allow_uids,
         })
     }
@@ -123,8 +159,10 @@ impl Control {
 
 impl Drop for Control {
     fn drop(&mut self) {
-        // It may be gone already.
-        let _gone = std::fs::remove_file(&self.path);
+        if self.made {
+            // It may be gone already.
+            let _gone = std::fs::remove_file(&self.path);
+        }
     }
 }
 

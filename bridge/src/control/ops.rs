@@ -3,6 +3,7 @@
 //! Here: `/healthz`, `/readyz` and `/metrics`, and, on loopback only, what `dashboard/` answers. There the Host is
 //! pinned, so that no page of a browser can read it under a name of its own. Not here: anything that changes something.
 
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -53,6 +54,19 @@ impl Ops {
         };
         let listener = TcpListener::bind(address).await.map_err(fault)?;
         let address = listener.local_addr().map_err(fault)?;
+        Ok(Self { listener, address })
+    }
+
+    /// Listens on a socket that a service manager opened.
+    ///
+    /// # Errors
+    ///
+    /// One line, where the system does not let us.
+    pub(crate) fn passed(listener: std::net::TcpListener) -> Result<Self, String> {
+        let fault = |error: std::io::Error| format!("the ops socket that was passed cannot be used: {error}");
+        listener.set_nonblocking(true).map_err(fault)?;
+        let address = listener.local_addr().map_err(fault)?;
+        let listener = TcpListener::from_std(listener).map_err(fault)?;
         Ok(Self { listener, address })
     }
 
@@ -161,6 +175,14 @@ async fn readyz(State(daemon): State<Arc<Daemon>>) -> Response {
         StatusCode::SERVICE_UNAVAILABLE
     };
     (status, Json(json!({ "ready": ready, "checks": told }))).into_response()
+}
+
+/// What keeps the daemon from being ready.
+pub(super) fn faults(daemon: &Daemon) -> BTreeMap<String, String> {
+    let checks = checks(daemon).into_iter();
+    checks
+        .filter_map(|(name, fault)| Some((name.to_owned(), fault?)))
+        .collect()
 }
 
 /// What must be so for the daemon to take sessions and serve them, each with what is wrong with it.

@@ -13,6 +13,7 @@ use serde_json::Value;
 use utoipa::IntoParams;
 use uuid::Uuid;
 
+use super::ops::faults;
 use super::problem::Problem;
 use super::sessions::{query, query_problem};
 use crate::daemon::{Daemon, Drained, Reaped, StatusShown, count};
@@ -43,7 +44,10 @@ pub(super) struct WaitingForEnd {
     responses((status = 200, description = "The daemon.", body = StatusShown))
 )]
 pub(super) async fn status(State(daemon): State<Arc<Daemon>>) -> Json<StatusShown> {
-    Json(daemon.status())
+    Json(StatusShown {
+        faults: faults(&daemon),
+        ..daemon.status()
+    })
 }
 
 /// Says what became of a dispatched unsafe callback.

@@ -76,6 +76,7 @@ impl Life {
                 self.entry.stands(Standing::new(SessionState::Ready, None, None));
                 // Whoever asked may not have waited.
                 let _told = asked.send(Ok(opened));
+                self.app.neighbours.look(&session);
                 let (ending, token) = self.watch_over(&session, digest).await;
                 let end = self.close(session, ending).await;
                 token

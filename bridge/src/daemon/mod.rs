@@ -376,6 +376,7 @@ impl Daemon {
             recent: self.events.watched().recent(),
             wrong_channel: self.events.wrong_channels(),
             open_outcomes,
+            faults: BTreeMap::new(),
         }
     }
 
@@ -412,4 +413,4 @@ pub(crate) fn count(count: usize) -> u64 {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

@@ -192,6 +192,9 @@ pub struct StatusShown {
     pub wrong_channel: u64,
     /// Dispatched unsafe callbacks whose outcome is still open.
     pub open_outcomes: u64,
+    /// What keeps it from being ready, by the names that `/readyz` has for it; empty where it is.
+    #[serde(default)]
+    pub faults: BTreeMap<String, String>,
 }
 
 /// What was cleaned up.

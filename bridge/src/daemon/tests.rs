@@ -11,7 +11,8 @@ use super::*;
 use crate::secrets::SecretSettings;
 use crate::session::observer::{Observer as _, Seen};
 
-fn daemon(most_sessions: usize) -> Arc<Daemon> {
+/// One that has made no session yet.
+pub(crate) fn daemon(most_sessions: usize) -> Arc<Daemon> {
     let ops = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut settings = DaemonSettings::new(PathBuf::from("/nonexistent"), PathBuf::from("/nonexistent"), ops);
     settings.most_sessions = most_sessions;
@@ -20,6 +21,19 @@ fn daemon(most_sessions: usize) -> Arc<Daemon> {
         Secrets::new(SecretSettings::default(), |_| Some("secret".to_owned())),
         None,
     )
+}
+
+/// A thread that has the registry's lock, until it is told to give it back.
+pub(crate) fn locked(daemon: &Arc<Daemon>) -> (std::thread::JoinHandle<()>, std::sync::mpsc::SyncSender<()>) {
+    let daemon = Arc::clone(daemon);
+    let ((told, has), (release, wait)) = (std::sync::mpsc::sync_channel(1), std::sync::mpsc::sync_channel(1));
+    let holder = std::thread::spawn(move || {
+        let _table = daemon.table();
+        told.send(()).unwrap();
+        wait.recv().unwrap();
+    });
+    has.recv().unwrap();
+    (holder, release)
 }
 
 fn local() -> NewSession {

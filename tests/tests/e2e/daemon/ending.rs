@@ -14,7 +14,7 @@ const COMMENTS: &str = "/api/issues/PAP-1/comments";
 const JSON: (&str, &str) = ("content-type", "application/json");
 
 /// An unsafe callback with this key that the upstream has and does not answer yet.
-async fn in_flight(upstream: &Upstream, opened: &Opened, key: &str) -> (Wire, Arc<Semaphore>) {
+pub(super) async fn in_flight(upstream: &Upstream, opened: &Opened, key: &str) -> (Wire, Arc<Semaphore>) {
     let permits = Arc::new(Semaphore::new(0));
     upstream.on_next(
         1,
