@@ -23,6 +23,8 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub struct ServingBuilder {
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    log: Option<PathBuf>,
 }
 
 /// A running daemon. Dropping it kills it.
@@ -56,6 +58,8 @@ impl Serving {
         ServingBuilder {
             folder,
             arguments: vec![],
+            environment: vec![],
+            log: None,
         }
     }
 
@@ -170,6 +174,20 @@ impl ServingBuilder {
         self
     }
 
+    /// A variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Its stderr goes to this file and not into memory.
+    #[must_use]
+    pub fn log_to(mut self, file: &Path) -> Self {
+        self.log = Some(file.to_owned());
+        self
+    }
+
     /// Starts it and reads its line.
     ///
     /// # Panics
@@ -199,13 +217,26 @@ impl ServingBuilder {
     }
 
     /// Its command line.
+    ///
+    /// # Panics
+    ///
+    /// Where the file of its log cannot be made.
     pub fn command(&self) -> BridgeCommand {
         let state = self.folder.path().join("state");
-        BridgeCommand::new(["serve", "--json", "--ops", "127.0.0.1:0"])
+        let mut command = BridgeCommand::new(["serve", "--json", "--ops", "127.0.0.1:0"])
             .args(["--state-dir".to_owned(), state.display().to_string()])
             .args(control(self.folder.path()))
             .args(self.arguments.clone())
-            .env(CREDENTIAL_VARIABLE, CREDENTIAL)
+            .env(CREDENTIAL_VARIABLE, CREDENTIAL);
+        for (name, value) in &self.environment {
+            command = command.env(name, value);
+        }
+        match &self.log {
+            Some(path) => {
+                command.log_to(std::fs::File::create(path).expect("the file of its log can be made"))
+            }
+            None => command,
+        }
     }
 }
 
