@@ -36,7 +36,7 @@ use crate::session::rates::{RateTable, SessionRates};
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::signing;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Upstreams};
 
 pub use opened::{Left, OpenSession};
 pub(crate) use providers::Providers;
@@ -79,6 +79,7 @@ pub struct App {
     pub(crate) ssh: SshPool,
     pub(crate) providers: Providers,
     pub(crate) leases: Leases,
+    upstreams: Upstreams,
     bodies: Arc<Budget>,
     shared: Shared,
     audit: Option<Arc<Audit>>,
@@ -91,6 +92,7 @@ impl Default for App {
             ssh: SshPool::default(),
             providers: Providers::default(),
             leases: Leases::default(),
+            upstreams: Upstreams::default(),
             bodies: Budget::new(PROCESS_BODY_BYTES),
             shared: Shared::default(),
             audit: None,
@@ -219,7 +221,7 @@ impl App {
             reach,
             state,
         } = ground;
-        let upstream = Upstream::new(&request.upstream, request.credential.clone())
+        let upstream = Upstream::of(&request.upstream, request.credential.clone(), &self.upstreams)
             .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;

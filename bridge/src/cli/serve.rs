@@ -70,6 +70,7 @@ pub(crate) struct ServeArguments {
 /// Code 3 for places that cannot be used; 1 where it was forced to end, or could not end in order.
 pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
+    allow_many_files();
     let Setup {
         settings,
         secrets,
@@ -168,6 +169,20 @@ impl ServeArguments {
         print(&format!(
             "control API on {control}, health on http://{ops}/readyz\n"
         ))
+    }
+}
+
+/// Each session has a listener and perhaps connections; the soft limit of most systems, 1024, is for older programs.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the number of open files stays as low as it is");
     }
 }
 

@@ -5,6 +5,7 @@ mod ending;
 mod peers;
 mod api;
 mod configured;
+mod unix_socket;
 
 use std::time::Duration;
 
