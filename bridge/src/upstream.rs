@@ -1,7 +1,7 @@
 //! The upstream: one Paperclip API per session, and the only place that sends the real credential.
 //!
 //! Here: where the API is ([`UpstreamSettings`]), how it is dialled (`Dial`: TCP, TLS, one deadline over both) and
-//! the pooled client ([`Upstream`]). Not here: what is forwarded (`callback/forward.rs`). No proxy of the environment
+//! the pooled client ([`Upstream`]), whose connections sessions on one API share ([`Upstreams`]). Not here: what is forwarded (`callback/forward.rs`). No proxy of the environment
 //! is ever used, no redirect is followed: the client has no code for either.
 
 use std::fmt;
@@ -9,7 +9,7 @@ use std::future::Future;
 use std::io;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -30,8 +30,8 @@ use crate::secrets::{Fault, LiveSecret, Secret, SecretError};
 
 /// Connections idle for longer are dropped: below the five seconds after which Node closes its side.
 const POOL_IDLE: Duration = Duration::from_secs(2);
-/// Idle connections kept; as many as callbacks may run at once in one session.
-const POOL_MAX_IDLE: usize = 64;
+/// Idle connections kept for all sessions on one API; four times as many as callbacks may run at once in one.
+const POOL_MAX_IDLE: usize = 256;
 
 /// Where the Paperclip API is and how it is trusted.
 #[derive(Clone, Debug)]
@@ -172,11 +172,83 @@ pub struct Upstream {
     credential: LiveSecret,
     /// Made of the credential that was read last.
     authorization: Mutex<Option<Authorization>>,
+    clients: Arc<Clients>,
+    /// Time limits of every call.
+    pub deadlines: Deadlines,
+}
+
+/// What sends. No credential is in it: each request brings its own.
+struct Clients {
     pooled: Client<Dial, UpstreamBody>,
     /// Keeps no idle connection, so what it sends goes out on a new one.
     fresh: Client<Dial, UpstreamBody>,
-    /// Time limits of every call.
-    pub deadlines: Deadlines,
+}
+
+/// The APIs that sessions use now: those that are reached in one way share connections, and what is trusted is read
+/// once.
+#[derive(Default)]
+pub(crate) struct Upstreams(Mutex<Vec<(Way, Weak<Clients>)>>);
+
+impl fmt::Debug for Upstreams {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Upstreams").finish_non_exhaustive()
+    }
+}
+
+/// All that a connection depends on.
+#[derive(Debug, PartialEq, Eq)]
+struct Way {
+    scheme: Scheme,
+    authority: Authority,
+    limit: Duration,
+    /// The content of the file, so that another authority in it counts for the next session.
+    trusted: Option<Vec<u8>>,
+}
+
+impl Upstreams {
+    /// The clients of these settings: those in use, or new ones.
+    fn clients(&self, settings: &UpstreamSettings) -> Result<Arc<Clients>, UpstreamError> {
+        let https = settings.scheme == Scheme::HTTPS;
+        let trusted = settings.ca_file.as_ref().filter(|_| https);
+        let way = Way {
+            scheme: settings.scheme.clone(),
+            authority: settings.authority.clone(),
+            limit: settings.deadlines.connect,
+            // What cannot be read is told of by who reads it for use.
+            trusted: trusted.and_then(|path| std::fs::read(path).ok()),
+        };
+        let mut ways = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        ways.retain(|(_, clients)| clients.strong_count() > 0);
+        let known = ways
+            .iter()
+            .find(|(known, _)| *known == way && !(trusted.is_some() && way.trusted.is_none()));
+        if let Some(clients) = known.and_then(|(_, clients)| clients.upgrade()) {
+            return Ok(clients);
+        }
+        let clients = Clients::new(settings)?;
+        ways.push((way, Arc::downgrade(&clients)));
+        Ok(clients)
+    }
+}
+
+impl Clients {
+    fn new(settings: &UpstreamSettings) -> Result<Arc<Self>, UpstreamError> {
+        let dial = Dial::new(settings)?;
+        let client = |idle: usize| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(POOL_IDLE)
+                .pool_max_idle_per_host(idle)
+                // A request that may have been written is never sent again behind our back.
+                .retry_canceled_requests(false)
+                .set_host(false)
+                .build(dial.clone())
+        };
+        Ok(Arc::new(Self {
+            pooled: client(POOL_MAX_IDLE),
+            fresh: client(0),
+        }))
+    }
 }
 
 impl fmt::Debug for Upstream {
@@ -214,19 +286,22 @@ impl Upstream {
         settings: &UpstreamSettings,
         credential: impl Into<LiveSecret>,
     ) -> Result<Self, UpstreamError> {
-        let dial = Dial::new(settings)?;
+        Self::of(settings, credential, &Upstreams::default())
+    }
+
+    /// The same over the connections of all sessions on this API.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::new`].
+    pub(crate) fn of(
+        settings: &UpstreamSettings,
+        credential: impl Into<LiveSecret>,
+        upstreams: &Upstreams,
+    ) -> Result<Self, UpstreamError> {
+        let clients = upstreams.clients(settings)?;
         let host = HeaderValue::from_str(settings.authority.as_str())
             .map_err(|_| UpstreamError::Url("its host cannot stand in a header"))?;
-        let client = |idle: usize| {
-            Client::builder(TokioExecutor::new())
-                .pool_timer(TokioTimer::new())
-                .pool_idle_timeout(POOL_IDLE)
-                .pool_max_idle_per_host(idle)
-                // A request that may have been written is never sent again behind our back.
-                .retry_canceled_requests(false)
-                .set_host(false)
-                .build(dial.clone())
-        };
         Ok(Self {
             scheme: settings.scheme.clone(),
             authority: settings.authority.clone(),
@@ -234,8 +309,7 @@ impl Upstream {
             host,
             credential: credential.into(),
             authorization: Mutex::default(),
-            pooled: client(POOL_MAX_IDLE),
-            fresh: client(0),
+            clients,
             deadlines: settings.deadlines,
         })
     }
@@ -311,8 +385,8 @@ impl Upstream {
         via: Via,
     ) -> Result<Response<Incoming>, hyper_util::client::legacy::Error> {
         match via {
-            Via::Pool => self.pooled.request(request).await,
-            Via::FreshConnection => self.fresh.request(request).await,
+            Via::Pool => self.clients.pooled.request(request).await,
+            Via::FreshConnection => self.clients.fresh.request(request).await,
         }
     }
 }
@@ -590,6 +664,53 @@ mod tests {
             Upstream::new(&settings, Secret::new("k")),
             Err(UpstreamError::CaFile { .. })
         ));
+    }
+
+    #[test]
+    fn sessions_on_one_api_share_its_connections_and_those_on_another_do_not() {
+        let upstreams = Upstreams::default();
+        let upstream = |url: &str| {
+            let settings = UpstreamSettings::parse(url, None).unwrap();
+            Upstream::of(&settings, Secret::new("k"), &upstreams).unwrap()
+        };
+        let (one, same, other) = (
+            upstream("http://h:1/a"),
+            upstream("http://h:1/b"),
+            upstream("http://h:2/a"),
+        );
+
+        assert!(Arc::ptr_eq(&one.clients, &same.clients));
+        assert!(!Arc::ptr_eq(&one.clients, &other.clients));
+        drop((one, same, other));
+        let _anew = upstream("http://h:3/");
+        assert_eq!(
+            upstreams.0.lock().unwrap().len(),
+            1,
+            "what nobody uses is forgotten"
+        );
+    }
+
+    #[test]
+    fn another_authority_in_the_file_counts_for_the_next_session() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let authority = || {
+            let key = rcgen::KeyPair::generate().unwrap();
+            rcgen::CertificateParams::default()
+                .self_signed(&key)
+                .unwrap()
+                .pem()
+        };
+        let settings = UpstreamSettings::parse("https://h/", Some(file.path().to_owned())).unwrap();
+        let upstreams = Upstreams::default();
+        let upstream = || Upstream::of(&settings, Secret::new("k"), &upstreams).unwrap();
+
+        std::fs::write(file.path(), authority()).unwrap();
+        let (one, same) = (upstream(), upstream());
+        std::fs::write(file.path(), authority()).unwrap();
+        let other = upstream();
+
+        assert!(Arc::ptr_eq(&one.clients, &same.clients));
+        assert!(!Arc::ptr_eq(&one.clients, &other.clients));
     }
 
     #[test]

@@ -205,10 +205,32 @@ pub fn cpu_time_with_reaped(pid: u32) -> Duration {
 
 /// Resident memory of a process in bytes; 0 once it has gone.
 pub fn resident_bytes(pid: u32) -> u64 {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kibibytes.unwrap_or(0) * 1024
+    number_of(&format!("/proc/{pid}/status"), "VmRSS:") * 1024
+}
+
+/// Its resident memory with shared pages divided among those that share them; 0 once it has gone.
+pub fn proportional_bytes(pid: u32) -> u64 {
+    number_of(&format!("/proc/{pid}/smaps_rollup"), "Pss:") * 1024
+}
+
+/// How often its threads have slept and been woken again; those that have ended do not count.
+pub fn wake_ups(pid: u32) -> u64 {
+    let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
+        return 0;
+    };
+    threads
+        .filter_map(Result::ok)
+        .filter_map(|thread| Some(thread.path().join("status").to_str()?.to_owned()))
+        .map(|status| number_of(&status, "voluntary_ctxt_switches:"))
+        .sum()
+}
+
+/// The number behind this word in a file of `/proc`; 0 where there is none.
+fn number_of(file: &str, word: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    let line = text.lines().find(|line| line.starts_with(word));
+    line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok())
+        .unwrap_or(0)
 }
 
 #[cfg(test)]

@@ -25,6 +25,7 @@ pub struct ServingBuilder {
     launcher: Vec<String>,
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
+    log: Option<PathBuf>,
 }
 
 /// A running daemon. Dropping it kills it.
@@ -60,6 +61,7 @@ impl Serving {
             launcher: vec![],
             arguments: vec![],
             environment: vec![],
+            log: None,
         }
     }
 
@@ -188,6 +190,13 @@ impl ServingBuilder {
         self
     }
 
+    /// Its stderr goes to this file and not into memory.
+    #[must_use]
+    pub fn log_to(mut self, file: &Path) -> Self {
+        self.log = Some(file.to_owned());
+        self
+    }
+
     /// Where its control socket stands.
     pub fn socket(&self) -> PathBuf {
         socket(self.folder.path())
@@ -222,19 +231,30 @@ impl ServingBuilder {
     }
 
     /// Its command line.
+    ///
+    /// # Panics
+    ///
+    /// Where the file of its log cannot be made.
     pub fn command(&self) -> BridgeCommand {
         let state = self.folder.path().join("state");
         let elsewhere = self.arguments.iter().any(|argument| argument == "--ops");
         let ops: &[_] = if elsewhere { &[] } else { &["--ops", "127.0.0.1:0"] };
-        let command = BridgeCommand::new(["serve", "--json"])
+        let mut command = BridgeCommand::new(["serve", "--json"])
             .args(ops.iter().copied())
             .args(["--state-dir".to_owned(), state.display().to_string()])
             .args(control(self.folder.path()))
             .args(self.arguments.clone())
             .by(self.launcher.clone())
             .env(CREDENTIAL_VARIABLE, CREDENTIAL);
-        let set = self.environment.iter();
-        set.fold(command, |command, (name, value)| command.env(name, value))
+        for (name, value) in &self.environment {
+            command = command.env(name, value);
+        }
+        match &self.log {
+            Some(path) => {
+                command.log_to(std::fs::File::create(path).expect("the file of its log can be made"))
+            }
+            None => command,
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! stream is answered as any other.
 
 use std::io;
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -48,14 +48,33 @@ enum Listener {
     ),
 }
 
-/// Removes the socket's file when the tunnel ends, by whatever way.
+/// Removes the socket's file when the tunnel ends, by whatever way; not one that has taken its place.
 #[derive(Debug)]
-struct SocketFile(PathBuf);
+struct SocketFile {
+    path: PathBuf,
+    /// Device and number of the file that is ours.
+    ours: Option<(u64, u64)>,
+}
+
+impl SocketFile {
+    fn new(path: PathBuf) -> Self {
+        let ours = identity(&path).ok();
+        Self { path, ours }
+    }
+}
+
+fn identity(path: &Path) -> io::Result<(u64, u64)> {
+    let found = std::fs::symlink_metadata(path)?;
+    Ok((found.dev(), found.ino()))
+}
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.0) {
-            tracing::debug!(path = %self.0.display(), %error, "the socket was gone already");
+        let found = identity(&self.path);
+        if found.as_ref().ok() != self.ours.as_ref() {
+            tracing::debug!(path = %self.path.display(), "the socket was gone already, or another took its place");
+        } else if let Err(error) = std::fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket could not be removed");
         }
     }
 }
@@ -68,13 +87,15 @@ impl Listener {
             return Ok((Self::Tcp(listener), Listening::Tcp { port }));
         };
         clear_stale(&path).await?;
-        // Bound beside its place and moved there once only its owner can open it.
-        let hidden = path.with_extension(format!("{}.new", std::process::id()));
+        // Bound beside its place and moved there once only its owner can open it. What may lie there is an earlier
+        // process's of our number: nothing awaits from here on, so that no other session of ours is at it.
+        let hidden = path.with_file_name(format!(".{}", std::process::id()));
+        let _none = std::fs::remove_file(&hidden);
         let listener = UnixListener::bind(&hidden)?;
-        let mut file = SocketFile(hidden);
-        std::fs::set_permissions(&file.0, std::fs::Permissions::from_mode(0o600))?;
-        std::fs::rename(&file.0, &path)?;
-        file.0.clone_from(&path);
+        let mut file = SocketFile::new(hidden);
+        std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o600))?;
+        std::fs::rename(&file.path, &path)?;
+        file.path.clone_from(&path);
         Ok((Self::Unix(listener, file), Listening::Unix { path }))
     }
 
@@ -245,6 +266,20 @@ mod tests {
         stop.cancel();
         task.await.unwrap();
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_took_the_place_of_ours_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("s");
+        let (_, stop, task) = started(Local::unix(path.clone())).await;
+        std::fs::remove_file(&path).unwrap();
+        let _other = std::os::unix::net::UnixListener::bind(&path).unwrap();
+
+        stop.cancel();
+        task.await.unwrap();
+
+        assert!(UnixStream::connect(&path).await.is_ok());
     }
 
     #[tokio::test]

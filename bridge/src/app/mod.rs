@@ -37,7 +37,7 @@ use crate::session::rates::{RateTable, SessionRates};
 use crate::session::state::{SessionRecord, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::signing;
-use crate::upstream::Upstream;
+use crate::upstream::{Upstream, Upstreams};
 
 pub use opened::{Left, OpenSession};
 pub(crate) use providers::Providers;
@@ -82,6 +82,7 @@ pub struct App {
     pub(crate) providers: Providers,
     pub(crate) leases: Leases,
     pub(crate) neighbours: Neighbours,
+    upstreams: Upstreams,
     bodies: Arc<Budget>,
     shared: Shared,
     audit: Option<Arc<Audit>>,
@@ -95,6 +96,7 @@ impl Default for App {
             providers: Providers::default(),
             leases: Leases::default(),
             neighbours: Neighbours::default(),
+            upstreams: Upstreams::default(),
             bodies: Budget::new(PROCESS_BODY_BYTES),
             shared: Shared::default(),
             audit: None,
@@ -223,7 +225,7 @@ impl App {
             reach,
             state,
         } = ground;
-        let upstream = Upstream::new(&request.upstream, request.credential.clone())
+        let upstream = Upstream::of(&request.upstream, request.credential.clone(), &self.upstreams)
             .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;

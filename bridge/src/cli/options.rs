@@ -4,7 +4,6 @@
 //! here: TARGET (`target.rs`), what policy files say (`policy.rs`), what happens with the session (`run.rs`, `open.rs`).
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use clap::{Args, ValueEnum};
 use policy::{Limits, RateLimit};
@@ -220,7 +219,7 @@ impl SessionOptions {
             upstream,
             credential,
             run_id: config::run_id(self.run_id.as_deref()),
-            rules: Arc::new(rules),
+            rules,
             limits: sizes,
             rate: self.rate.or(limits.rate),
             tunnel: match self.tunnel {

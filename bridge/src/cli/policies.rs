@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use clap::{Args, Subcommand};
 use policy::{FileLimits, Mistakes, PackChoice, PolicyFile, Rules};
@@ -30,7 +31,7 @@ pub(crate) struct PolicyOptions {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     /// What is allowed.
-    pub(crate) rules: Rules,
+    pub(crate) rules: Arc<Rules>,
     /// Limits that the file sets.
     pub(crate) limits: FileLimits,
 }
@@ -42,12 +43,21 @@ impl PolicyOptions {
     ///
     /// Code 3 for a file that cannot be read or has mistakes; each is named at its line.
     pub(crate) fn load(&self) -> Result<Loaded, Failure> {
-        let file = self.file.as_deref().map(read_file).transpose()?;
+        let text = self.file.as_deref().map(read_text).transpose()?;
+        let file = text
+            .as_deref()
+            .map(PolicyFile::parse)
+            .transpose()
+            .map_err(|mistakes| self.refused(&mistakes))?;
+        let limits = file.as_ref().map(|file| file.limits()).unwrap_or_default();
+        let key = (self.pack, text);
+        if let Some(rules) = in_use(&key) {
+            return Ok(Loaded { rules, limits });
+        }
         let rules = Rules::load(self.pack, file.as_ref()).map_err(|mistakes| self.refused(&mistakes))?;
-        Ok(Loaded {
-            rules,
-            limits: file.map(|file| file.limits()).unwrap_or_default(),
-        })
+        let rules = Arc::new(rules);
+        keep_while_used(key, &rules);
+        Ok(Loaded { rules, limits })
     }
 
     fn refused(&self, mistakes: &Mistakes) -> Failure {
@@ -64,6 +74,24 @@ impl fmt::Display for PolicyOptions {
             (None, None) => write!(f, "pack {}", policy::Pack::newest().name()),
         }
     }
+}
+
+/// What rules are compiled from: the pack, and the text of the file.
+type Source = (Option<PackChoice>, Option<String>);
+
+/// Compiled rules that somebody uses: many sessions on one policy share them, some 50 KiB.
+static IN_USE: Mutex<Vec<(Source, Weak<Rules>)>> = Mutex::new(Vec::new());
+
+fn in_use(source: &Source) -> Option<Arc<Rules>> {
+    let compiled = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    let (_, rules) = compiled.iter().find(|(of, _)| of == source)?;
+    rules.upgrade()
+}
+
+fn keep_while_used(source: Source, rules: &Arc<Rules>) {
+    let mut compiled = IN_USE.lock().unwrap_or_else(PoisonError::into_inner);
+    compiled.retain(|(of, rules)| *of != source && rules.strong_count() > 0);
+    compiled.push((source, Arc::downgrade(rules)));
 }
 
 pub(crate) fn pack(name: &str) -> Result<PackChoice, String> {

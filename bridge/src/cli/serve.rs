@@ -77,6 +77,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     // First of all, while there is one thread.
     let passed = Passed::take(&config::environment).map_err(unusable)?;
     let mut signals = Signals::listen()?;
+    allow_many_files();
     let Setup {
         settings,
         secrets,
@@ -202,6 +203,20 @@ fn tell_of_dashboard(daemon: &Daemon, address: SocketAddr) {
         ));
     } else {
         tracing::info!(url = %format_args!("http://{address}/dashboard/"), "`paperclip-bridge dashboard` prints a login");
+    }
+}
+
+/// Each session has a listener and perhaps connections; the soft limit of most systems, 1024, is for older programs.
+fn allow_many_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        ..limit
+    };
+    if let Err(error) = setrlimit(Resource::Nofile, raised) {
+        tracing::warn!(%error, "the number of open files stays as low as it is");
     }
 }
 

@@ -3,7 +3,7 @@
 //! Here: [`Life`], which nobody else moves from state to state. Deadlines are slept for, never polled: an idle session
 //! wakes nobody up. Not here: what a session is (`session/`), how it is opened (`app/`).
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use futures_util::future::{Either, select};
@@ -23,6 +23,9 @@ use crate::telemetry::metrics::Metrics;
 const SLACK: Duration = Duration::from_secs(1);
 /// A heartbeat may be late three times.
 const MISSES: u32 = 3;
+/// Late heartbeats of all sessions are looked for together, at most so much later: else a thousand sessions would wake
+/// the process eleven times a second.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 /// Why a session was not opened, with what the operator can do about it.
 #[derive(Clone, Debug)]
@@ -140,7 +143,9 @@ impl Life {
     /// When there is something to look at without anybody's word.
     fn deadline(&self) -> Instant {
         match self.silence() {
-            Some(silence) => self.expires.min(self.entry.heard() + silence),
+            Some(silence) => self
+                .expires
+                .min(together(self.entry.heard() + silence, TOGETHER.min(silence / 4))),
             None => self.expires,
         }
     }
@@ -220,6 +225,15 @@ impl Life {
     }
 }
 
+/// The next of the moments that all sessions share, which lie `apart`.
+fn together(at: Instant, apart: Duration) -> Instant {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    let since = at.saturating_duration_since(*BEGIN).as_nanos();
+    let over = since.checked_rem(apart.as_nanos()).unwrap_or_default();
+    let wait = if over == 0 { 0 } else { apart.as_nanos() - over };
+    at + Duration::from_nanos(u64::try_from(wait).unwrap_or_default())
+}
+
 /// Returns once somebody wishes that it end. Cancel safe.
 async fn wished(ending: &mut watch::Receiver<Option<Ending>>) -> Ending {
     let wish = ending.wait_for(Option::is_some).await;
@@ -272,4 +286,26 @@ async fn open(app: &App, request: SessionRequest, check_upstream: bool) -> Resul
             detail: lost.to_string(),
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sessions_that_are_late_at_different_times_are_looked_at_in_one_moment() {
+        let begin = Instant::now();
+        together(begin, TOGETHER);
+
+        let moments: std::collections::BTreeSet<Instant> = (0..1000)
+            .map(|number| begin + Duration::from_millis(number * 3))
+            .map(|at| {
+                let moment = together(at, TOGETHER);
+                assert!(at <= moment && moment < at + TOGETHER);
+                moment
+            })
+            .collect();
+
+        assert!(moments.len() <= 4, "{}", moments.len());
+    }
 }

@@ -4,7 +4,7 @@
 //! here: the command line ([`crate::shell::remote`]) and which connection it runs on ([`super::pool`]).
 //!
 //! Closing a channel ends nothing on the other side, and the SSH `signal` request works only sometimes; so a kill is
-//! a second command, on a second channel or connection. If the connection is lost, the kill is owed and done on the
+//! a second command, on a channel that is kept for it. If the connection is lost, the kill is owed and done on the
 //! next one: nobody can receive the command's result any more.
 //!
 //! Output that the sink does not take is held up to the connection's `output_cap`. russh cannot make the server
@@ -25,7 +25,7 @@ use zeroize::Zeroizing;
 use super::channel::ChannelIo;
 use super::connection::{Connection, OpenError};
 use super::inbox::{ChannelEnd, Event, Exit, Inbox};
-use super::pool::{Session, SshHost};
+use super::pool::{Purpose, Session, SshHost};
 use crate::runner::{OutputSink, OutputStream};
 use crate::shell::kill::KILL_GRACE;
 use crate::shell::{
@@ -54,7 +54,7 @@ pub(super) async fn execute(
             ..ExecutionResult::default()
         });
     }
-    let mut session = host.session().await?;
+    let mut session = host.session(Purpose::Command).await?;
     start(&mut session, &command.line).await?;
     let watched = Watched::new(&command.nonce);
     let inbox = Arc::clone(session.io.inbox());
@@ -365,7 +365,7 @@ pub(super) fn kill<'a>(
     grace: Duration,
 ) -> futures_util::future::BoxFuture<'a, Result<KillOutcome, RunnerError>> {
     Box::pin(async move {
-        let mut session = host.session().await?;
+        let mut session = host.session(Purpose::Control).await?;
         start(&mut session, &kill_line(process, grace)).await?;
         let code = run_to_exit(&session, KILL_LIMIT).await;
         match code {
@@ -470,7 +470,7 @@ pub(super) async fn open_duplex(
     request: &DuplexRequest,
 ) -> Result<DuplexIo, RunnerError> {
     let command = RemoteCommand::new(&CommandParts::from(request))?;
-    let mut session = host.session().await?;
+    let mut session = host.session(Purpose::Command).await?;
     session.io.inbox().ignore_stderr();
     start(&mut session, &command.line).await?;
     Ok(DuplexIo(session))

@@ -1,8 +1,9 @@
 //! The connections to one server, and the servers in use.
 //!
 //! Here: [`SshHost`], which keeps one connection for everything and opens further ones only for commands that the
-//! first has no room for; and [`SshPool`], which hands out one host per server and identity. Not here: retrying; who
-//! needs a connection decides how long to try (with [`super::backoff`]).
+//! first has no room for, and closes those again once nothing runs on them; and [`SshPool`], which hands out one host
+//! per server and identity. Not here: retrying; who needs a connection decides how long to try (with
+//! [`super::backoff`]).
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
+use tokio_util::task::AbortOnDropHandle;
 
 use super::channel::ChannelIo;
 use super::connection::{Connection, OpenError, SessionGuard};
@@ -19,10 +21,15 @@ use crate::RunnerError;
 use crate::shell::kill::KILL_GRACE;
 use crate::shell::{KillOutcome, StartedProcess};
 
-/// Commands on one connection before another is opened: sshd's `MaxSessions` is 10 by default, and a kill needs room.
-const SESSIONS_PER_CONNECTION: usize = 8;
+/// Commands on one connection before another is opened: sshd's `MaxSessions` is 10 by default, and channels that have
+/// ended here may still be open there.
+const COMMANDS_PER_CONNECTION: usize = 8;
+/// The same with the one that is kept for ending a command.
+const WITH_CONTROL: usize = COMMANDS_PER_CONNECTION + 1;
 /// Connections that may be open beside the first.
-const FURTHER_CONNECTIONS: usize = 8;
+const FURTHER_CONNECTIONS: usize = 31;
+/// A further connection on which nothing has run for so many looks is closed.
+const IDLE_LOOKS: u32 = 2;
 /// Commands that may be owed an end.
 const OWED_LIMIT: usize = 256;
 
@@ -30,18 +37,47 @@ const OWED_LIMIT: usize = 256;
 #[derive(Debug)]
 pub struct SshHost {
     settings: ConnectionSettings,
-    state: tokio::sync::Mutex<State>,
+    state: Arc<tokio::sync::Mutex<State>>,
     failures: AtomicU64,
     owed: Mutex<Vec<StartedProcess>>,
     settling: Mutex<JoinSet<()>>,
+    /// Closes further connections that are idle; there while there are any.
+    looking: Mutex<Option<AbortOnDropHandle<()>>>,
 }
 
 #[derive(Debug, Default)]
 struct State {
     first: Option<Arc<Connection>>,
-    /// They live as long as a command runs on them.
-    further: Vec<Weak<Connection>>,
+    further: Vec<Further>,
+    /// A task closes those that are idle.
+    looked_after: bool,
     last_failure: String,
+}
+
+/// A connection for the commands that the first has no room for.
+#[derive(Debug)]
+struct Further {
+    connection: Arc<Connection>,
+    /// Looks in a row at which nothing ran on it, and nothing had since the one before.
+    idle_looks: u32,
+}
+
+/// What a channel is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A command of whoever uses the host.
+    Command,
+    /// Ending one, for which there is room where commands have none.
+    Control,
+}
+
+impl Purpose {
+    const fn most(self) -> usize {
+        match self {
+            Self::Command => COMMANDS_PER_CONNECTION,
+            Self::Control => WITH_CONTROL,
+        }
+    }
 }
 
 /// A session channel with what keeps it alive.
@@ -63,10 +99,11 @@ impl SshHost {
     pub fn new(settings: ConnectionSettings) -> Arc<Self> {
         Arc::new(Self {
             settings,
-            state: tokio::sync::Mutex::default(),
+            state: Arc::default(),
             failures: AtomicU64::new(0),
             owed: Mutex::default(),
             settling: Mutex::default(),
+            looking: Mutex::default(),
         })
     }
 
@@ -132,11 +169,11 @@ impl SshHost {
     }
 
     /// A channel for one command, on the first connection with room, else on a further one.
-    pub(super) async fn session(self: &Arc<Self>) -> Result<Session, RunnerError> {
+    pub(super) async fn session(self: &Arc<Self>, purpose: Purpose) -> Result<Session, RunnerError> {
         let mut passed_over = Vec::new();
         // Each round uses up one connection that turned out to be full.
         for _ in 0..=FURTHER_CONNECTIONS {
-            let (connection, guard) = self.place(&passed_over).await?;
+            let (connection, guard) = self.place(purpose, &passed_over).await?;
             match connection.open_session().await {
                 Ok(io) => {
                     return Ok(Session {
@@ -147,8 +184,8 @@ impl SshHost {
                 }
                 Err(OpenError::Refused(reason)) => {
                     drop(guard);
-                    // With nothing else running on it, it is not a matter of room.
-                    if connection.sessions_in_use() == 0 {
+                    // With nothing else running or about to close on it, it is not a matter of room.
+                    if connection.sessions_in_use() == 0 && connection.open_channels() == 0 {
                         return Err(self.no_commands(&reason));
                     }
                     tracing::debug!(target_host = %self.target(), reason, "no room for a command on this connection");
@@ -163,29 +200,51 @@ impl SshHost {
     /// A connection that should have room, with the room taken.
     async fn place(
         self: &Arc<Self>,
+        purpose: Purpose,
         passed_over: &[Arc<Connection>],
     ) -> Result<(Arc<Connection>, SessionGuard), RunnerError> {
         let has_room = |connection: &Arc<Connection>| {
-            connection.sessions_in_use() < SESSIONS_PER_CONNECTION
+            connection.sessions_in_use() < purpose.most()
                 && connection.end_reason().is_none()
                 && !passed_over.iter().any(|full| Arc::ptr_eq(full, connection))
         };
         let first = self.connection().await?;
         // Held while a further connection opens: whoever else needs one waits, and then finds room on it.
         let mut state = self.state.lock().await;
-        state.further.retain(|further| further.strong_count() > 0);
-        let further = state.further.iter().filter_map(Weak::upgrade);
-        if let Some(connection) = std::iter::once(first).chain(further).find(has_room) {
-            let guard = connection.reserve();
-            return Ok((connection, guard));
+        if has_room(&first) {
+            let guard = first.reserve();
+            return Ok((first, guard));
+        }
+        state
+            .further
+            .retain(|further| further.connection.end_reason().is_none());
+        if let Some(further) = state
+            .further
+            .iter_mut()
+            .find(|further| has_room(&further.connection))
+        {
+            further.idle_looks = 0;
+            return Ok((Arc::clone(&further.connection), further.connection.reserve()));
         }
         if state.further.len() >= FURTHER_CONNECTIONS {
             return Err(self.full());
         }
         let connection = Connection::open(&self.settings).await?;
-        state.further.push(Arc::downgrade(&connection));
         let guard = connection.reserve();
+        state.further.push(Further {
+            connection: Arc::clone(&connection),
+            idle_looks: 0,
+        });
+        if !std::mem::replace(&mut state.looked_after, true) {
+            let (state, every) = (Arc::downgrade(&self.state), self.settings.limits.further_look);
+            *lock(&self.looking) = Some(AbortOnDropHandle::new(tokio::spawn(close_idle(state, every))));
+        }
         Ok((connection, guard))
+    }
+
+    /// Connections that are open now beside the first.
+    pub async fn further_connections(&self) -> usize {
+        self.state.lock().await.further.len()
     }
 
     fn full(&self) -> RunnerError {
@@ -272,7 +331,42 @@ impl SshHost {
             let mut state = self.state.lock().await;
             (state.first.take(), std::mem::take(&mut state.further))
         };
-        for connection in first.into_iter().chain(further.iter().filter_map(Weak::upgrade)) {
+        let further = further.into_iter().map(|further| further.connection);
+        for connection in first.into_iter().chain(further) {
+            connection.close().await;
+        }
+    }
+}
+
+/// Closes further connections on which nothing runs, until there is none.
+async fn close_idle(state: Weak<tokio::sync::Mutex<State>>, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        let Some(state) = state.upgrade() else { return };
+        let mut idle = Vec::new();
+        {
+            let mut state = state.lock().await;
+            state.further.retain_mut(|further| {
+                further.idle_looks = match further.connection.sessions_in_use() {
+                    0 => further.idle_looks + 1,
+                    _ => 0,
+                };
+                let keep = further.idle_looks < IDLE_LOOKS;
+                if !keep {
+                    idle.push(Arc::clone(&further.connection));
+                }
+                keep
+            });
+            if state.further.is_empty() && idle.is_empty() {
+                state.looked_after = false;
+                return;
+            }
+        }
+        for connection in idle {
+            tracing::debug!(
+                target_host = connection.target(),
+                "an idle further connection is closed"
+            );
             connection.close().await;
         }
     }

@@ -77,6 +77,8 @@ pub struct ConnectionLimits {
     /// After so many channels that we had to close first, another connection takes over: russh keeps about 3.5 KB of
     /// each for as long as a connection lives.
     pub worn_out_after: u64,
+    /// How often further connections of a host are looked at; one that is idle twice in a row is closed.
+    pub further_look: Duration,
 }
 
 impl Default for ConnectionLimits {
@@ -94,6 +96,7 @@ impl Default for ConnectionLimits {
             write_stall: Duration::from_secs(60),
             linger: Duration::from_secs(5),
             worn_out_after: 4_000,
+            further_look: Duration::from_secs(15),
         }
     }
 }

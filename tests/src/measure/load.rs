@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::task::{JoinSet, LocalSet};
 
@@ -316,7 +316,11 @@ async fn connect(address: &str) -> anyhow::Result<TcpStream> {
 }
 
 /// Reads one whole answer, which must be 200; leaves `buffer` empty or holding what was read last.
-async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<()> {
+///
+/// # Errors
+///
+/// Where it is another one, or none.
+pub async fn answer(stream: &mut (impl AsyncRead + Unpin), buffer: &mut Vec<u8>) -> anyhow::Result<()> {
     buffer.clear();
     let head_bytes = loop {
         if stream.read_buf(buffer).await? == 0 {
@@ -356,7 +360,10 @@ async fn answer(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<
 
 /// Reads to the chunk of no bytes. Nothing follows it, because nothing is sent before the answer is whole; and the
 /// API's bodies hold no line ends that could look like it.
-async fn to_the_last_chunk(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> anyhow::Result<()> {
+async fn to_the_last_chunk(
+    stream: &mut (impl AsyncRead + Unpin),
+    buffer: &mut Vec<u8>,
+) -> anyhow::Result<()> {
     const LAST: &[u8] = b"\r\n0\r\n\r\n";
     while !buffer.ends_with(LAST) {
         let read_already = buffer.len().saturating_sub(LAST.len());

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bridge::app::{App, GatewayChoice, OpenSession, SessionRequest, SshTarget, TargetSpec, TunnelChoice};
 use bridge::secrets::Secret;
 use bridge::upstream::UpstreamSettings;
+use futures_util::StreamExt as _;
 use paperclip_bridge_tests::sshd::Sshd;
 use paperclip_bridge_tests::{Agent, Upstream, within};
 use policy::{Limits, Pack, Rules};
@@ -17,6 +18,7 @@ use crate::ssh_can_run;
 
 const CONNECTIONS: usize = 10;
 const SESSIONS_EACH: usize = 20;
+const QUEUES: usize = 20;
 const CREDENTIAL: &str = "credential-of-the-whole-fleet";
 
 #[tokio::test]
@@ -102,6 +104,48 @@ async fn two_hundred_sessions_on_ten_connections_each_take_only_their_own_token(
         session.close().await.expect("a clean end");
     }
     assert_eq!(server.forwards(), [], "nothing listens afterwards");
+}
+
+#[tokio::test]
+async fn twenty_queues_on_one_host_are_served_at_once_at_ten_sessions_a_connection() {
+    if !ssh_can_run() {
+        return;
+    }
+    let server = Sshd::builder().line("MaxSessions 10").start();
+    let upstream = Upstream::start().await;
+    let rules = Arc::new(Rules::from_pack(Pack::newest()));
+    let app = App::default();
+    let mut opening = futures_util::stream::FuturesUnordered::new();
+    for number in 0..QUEUES {
+        let mut request = request(&server, &upstream, &rules, format!("run-{number}"));
+        request.tunnel = TunnelChoice::Queue;
+        opening.push(Box::pin(app.open(request)));
+    }
+    let mut sessions = Vec::new();
+    while let Some(opened) = within(Duration::from_secs(120), "a session opens", opening.next()).await {
+        sessions.push(opened.expect("a session opens"));
+    }
+
+    let mut calls = tokio::task::JoinSet::new();
+    for session in &sessions {
+        let agent = agent(session, session);
+        calls.spawn(async move { agent.get("/api/agents/me").await.map(|answer| answer.status) });
+    }
+    while let Some(call) = within(Duration::from_secs(120), "a call is answered", calls.join_next()).await {
+        assert_eq!(call.expect("a call"), Ok(200));
+    }
+
+    let runs: HashSet<String> = upstream
+        .seen()
+        .iter()
+        .filter_map(|one| one.header("x-paperclip-run-id").map(str::to_owned))
+        .collect();
+    assert_eq!((sessions.len(), runs.len()), (QUEUES, QUEUES));
+    assert!(sessions.iter().all(|session| session.tunnel == "queue_v1"));
+    assert!(!server.log().contains("no more sessions"), "{}", server.log());
+    for session in sessions {
+        session.close().await.expect("a clean end");
+    }
 }
 
 /// An agent at the URL of `at`, with the token of `holder`.

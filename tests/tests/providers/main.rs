@@ -5,6 +5,7 @@
 mod seam;
 mod local;
 mod ssh;
+mod ssh_pool;
 mod fake;
 mod e2b;
 mod daytona;

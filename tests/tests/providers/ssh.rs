@@ -29,7 +29,7 @@ async fn subject() -> Option<Subject> {
     )
 }
 
-fn settings(server: &Sshd) -> ConnectionSettings {
+pub(super) fn settings(server: &Sshd) -> ConnectionSettings {
     let access = server.access();
     let known = std::fs::read(&access.known_hosts).expect("the harness wrote the host key");
     ConnectionSettings {

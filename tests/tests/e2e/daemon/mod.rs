@@ -6,6 +6,7 @@ mod peers;
 mod api;
 mod configured;
 mod service;
+mod unix_socket;
 
 use std::time::Duration;
 

@@ -303,8 +303,16 @@ impl<S: AsyncRead + Unpin, J: TargetJudge> Gate<S, J> {
     /// More bytes into the buffer; `Ok(false)` at the end of input.
     fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<bool>> {
         self.buffer.reserve(READ_SIZE);
-        let count = ready!(poll_read_buf(Pin::new(&mut self.inner), cx, &mut self.buffer))?;
-        Poll::Ready(Ok(count > 0))
+        match poll_read_buf(Pin::new(&mut self.inner), cx, &mut self.buffer) {
+            Poll::Ready(read) => Poll::Ready(read.map(|count| count > 0)),
+            Poll::Pending => {
+                // A connection at rest holds no buffer: there may be thousands of them.
+                if self.buffer.is_empty() {
+                    self.buffer = BytesMut::new();
+                }
+                Poll::Pending
+            }
+        }
     }
 }
 
