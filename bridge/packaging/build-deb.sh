@@ -27,4 +27,11 @@ mkdir -p "$made/man" "$made/completions"
 "$program" completions zsh >"$made/completions/_paperclip-bridge"
 "$program" completions fish >"$made/completions/paperclip-bridge.fish"
 
+# What changed is in CHANGELOG.md, for every way of installing; Debian wants a file of its own form.
+version=$(sed -n '/^\[workspace.package\]/,/^\[/ s/^version = "\(.*\)"/\1/p' Cargo.toml)
+maintainer=$(sed -n 's/^maintainer = "\(.*\)"/\1/p' bridge/Cargo.toml)
+at=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}
+printf 'paperclip-bridge (%s-1) unstable; urgency=medium\n\n  * See /usr/share/doc/paperclip-bridge/CHANGELOG.md.\n\n -- %s  %s\n' \
+    "$version" "$maintainer" "$(LC_ALL=C date -u -R -d "@$at")" >"$made/changelog"
+
 cargo deb --locked --package paperclip-bridge --no-build --profile "$profile" --output "$target/debian/"

@@ -76,16 +76,15 @@ fn collect(value: &Value, found: &mut Vec<String>) {
     match value {
         Value::Object(members) => {
             for (name, value) in members {
-                match value {
-                    Value::String(text) if name == "expr" => found.push(text.clone()),
-                    // A variable's.
-                    Value::String(text) if name == "query" && text.starts_with("label_values(") => {
-                        let (metric, _) = text["label_values(".len()..]
-                            .rsplit_once(',')
-                            .expect("it names a label");
-                        found.push(metric.to_owned());
-                    }
-                    other => collect(other, found),
+                let text = value.as_str().unwrap_or_default();
+                // The other one is a variable's.
+                if name == "expr" {
+                    found.push(text.to_owned());
+                } else if let Some(asked) = text.strip_prefix("label_values(").filter(|_| name == "query") {
+                    let (metric, _) = asked.rsplit_once(',').expect("it names a label");
+                    found.push(metric.to_owned());
+                } else {
+                    collect(value, found);
                 }
             }
         }
