@@ -3,7 +3,7 @@
 //! Here: parents, arguments, environments, listening sockets, CPU time and resident memory. Linux only, as the
 //! tests are. Not here: starting anything.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
@@ -213,16 +213,19 @@ pub fn proportional_bytes(pid: u32) -> u64 {
     number_of(&format!("/proc/{pid}/smaps_rollup"), "Pss:") * 1024
 }
 
-/// How often its threads have slept and been woken again; those that have ended do not count.
-pub fn wake_ups(pid: u32) -> u64 {
+/// How often each of its threads has slept and been woken again.
+pub fn wake_ups(pid: u32) -> HashMap<String, u64> {
     let Ok(threads) = fs::read_dir(format!("/proc/{pid}/task")) else {
-        return 0;
+        return HashMap::new();
     };
     threads
         .filter_map(Result::ok)
-        .filter_map(|thread| Some(thread.path().join("status").to_str()?.to_owned()))
-        .map(|status| number_of(&status, "voluntary_ctxt_switches:"))
-        .sum()
+        .filter_map(|thread| {
+            let status = thread.path().join("status").to_str()?.to_owned();
+            let id = thread.file_name().to_str()?.to_owned();
+            Some((id, number_of(&status, "voluntary_ctxt_switches:")))
+        })
+        .collect()
 }
 
 /// The number behind this word in a file of `/proc`; 0 where there is none.

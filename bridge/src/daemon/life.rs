@@ -52,7 +52,8 @@ impl Life {
     /// Opens the session, tells whoever asked for it, and ends when it has ended.
     pub(super) async fn live(
         mut self,
-        request: SessionRequest,
+        // Boxed: it is large and gone once the session is open, and this future keeps room for what it is given.
+        request: Box<SessionRequest>,
         check_upstream: bool,
         asked: oneshot::Sender<Result<Opened, NotOpened>>,
     ) {
@@ -62,7 +63,7 @@ impl Life {
         let opened = {
             let wish = Box::pin(wished(&mut ending));
             // Boxed: opening is by far the largest future here, and is gone once it is done.
-            match select(wish, Box::pin(open(&self.app, request, check_upstream))).await {
+            match select(wish, Box::pin(open(&self.app, *request, check_upstream))).await {
                 Either::Left((ending, _)) => Err(NotOpened {
                     reason: ending.reason(),
                     detail: "the session was ended before it was open".to_owned(),

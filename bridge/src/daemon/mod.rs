@@ -206,8 +206,9 @@ impl Daemon {
             expires: Instant::now() + ttl,
         };
         let daemon = Arc::clone(self);
+        let living = Box::pin(life.live(Box::new(request), check_upstream, tell));
         self.lives.spawn(async move {
-            Box::pin(life.live(request, check_upstream, tell)).await;
+            living.await;
             daemon.over(id);
         });
         Ok(Created {
@@ -227,11 +228,16 @@ impl Daemon {
             upstreams: self.settings.upstreams.clone(),
             providers: self.settings.providers.clone(),
         };
-        let asked = asked.clone();
-        let understood = tokio::task::spawn_blocking(move || asked.understand(&around))
-            .await
-            .map_err(|error| CreateError::Failed(format!("the request could not be read: {error}")))?
-            .map_err(CreateError::Mistakes)?;
+        let understood = if asked.names_files() {
+            let asked = asked.clone();
+            tokio::task::spawn_blocking(move || asked.understand(&around))
+                .await
+                .map_err(|error| CreateError::Failed(format!("the request could not be read: {error}")))?
+        } else {
+            // Without a thread: each that allocates costs a megabyte, for as long as what it made lives.
+            asked.understand(&around)
+        };
+        let understood = understood.map_err(CreateError::Mistakes)?;
         self.app
             .check(&understood.request.target)
             .map_err(|error| CreateError::Mistakes(vec![Mistake::new("provider", error.to_string())]))?;

@@ -224,7 +224,15 @@ impl NewSession {
         .collect()
     }
 
-    /// Checks every field and reads the files that it names. Blocks on the disk.
+    /// Whether [`Self::understand`] reads from the disk.
+    pub(crate) fn names_files(&self) -> bool {
+        self.policy.is_some()
+            || self.provider.is_some()
+            || self.upstream_ca.is_some()
+            || self.gateway.is_some()
+    }
+
+    /// Checks every field and reads the files that it names. Blocks on the disk then.
     ///
     /// # Errors
     ///

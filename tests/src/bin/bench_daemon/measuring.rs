@@ -126,7 +126,12 @@ impl Plan<'_> {
         let (before, cpu) = (processes::wake_ups(pid), processes::cpu_time(pid));
         tokio::time::sleep(self.rest).await;
         let seconds = self.rest.as_secs_f64();
-        let wakes = (processes::wake_ups(pid) - before) as f64 / seconds;
+        // A thread that has ended meanwhile was of a pool; one that is new counts with all of its own.
+        let since = processes::wake_ups(pid)
+            .into_iter()
+            .map(|(thread, count)| count - before.get(&thread).copied().unwrap_or_default())
+            .sum::<u64>();
+        let wakes = since as f64 / seconds;
         let name = format!("wake-ups a second, {} {what}", self.sessions);
         match bound {
             Some(bound) => report.goal(&name, wakes, bound),
