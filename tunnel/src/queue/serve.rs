@@ -56,6 +56,7 @@ pub(super) async fn on_target(
     };
     let port = match begun {
         Some(Ok(port)) => port,
+        Some(Err(fault)) if options.again => return refused(fault),
         Some(Err(fault)) => {
             let left = clean_up(&life, Instant::now() + STOP_LIMIT).await;
             if let Err(detail) = left {
@@ -67,6 +68,7 @@ pub(super) async fn on_target(
             }
             return refused(fault);
         }
+        None if options.again && options.leave.get().is_some() => return TunnelEnd::Stopped,
         None => return clean_end(clean_up(&life, Instant::now() + STOP_LIMIT).await),
     };
     let channel = channel(&launcher, &life, &options);
@@ -83,11 +85,20 @@ pub(super) async fn on_target(
     let last = match session.run(&mut worker).await {
         Ok(last) => last,
         Err(fault) => {
-            let _ = clean_up(&life, Instant::now() + STOP_LIMIT).await;
+            if !options.again {
+                let _ = clean_up(&life, Instant::now() + STOP_LIMIT).await;
+            }
             return unusable(fault);
         }
     };
     let callbacks = worker.begun();
+    if let Some(patience) = options.leave.get() {
+        if let Some(queue) = last {
+            worker.leave_to_a_successor(queue, *patience).await;
+        }
+        tell(&options, callbacks);
+        return TunnelEnd::Stopped;
+    }
     let deadline = Instant::now() + STOP_LIMIT;
     // The gateway takes no more requests from the first moment on; callers that wait get their answers meanwhile.
     let finish = async {
