@@ -14,10 +14,13 @@ use super::asked::Kept;
 use super::events::Events;
 use super::shown::{Opened, Rung, SessionShown, time};
 use super::state::{Ending, SessionState, Standing};
+use crate::app::SessionRecord;
 use crate::session::ledger::Ledger;
 
 /// The variable of the token, which is shown once.
 const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
+/// Why a session is starting that an earlier process had.
+const RESTARTED: &str = "restarted";
 /// Orders that wait for a session's task.
 pub(super) const ORDERS: usize = 4;
 
@@ -61,6 +64,7 @@ struct Facts {
 pub(crate) struct Entry {
     pub(crate) kept: Kept,
     standing: watch::Sender<Standing>,
+    place: watch::Sender<Option<SessionRecord>>,
     ending: watch::Sender<Option<Ending>>,
     heard: Mutex<Instant>,
     facts: OnceLock<Facts>,
@@ -71,10 +75,12 @@ pub(crate) struct Entry {
 impl Entry {
     pub(super) fn new(kept: Kept, events: Arc<Events>) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
-        let standing = Standing::new(SessionState::Starting, None, None);
+        let reason = kept.place.as_ref().map(|_| RESTARTED);
+        let standing = Standing::new(SessionState::Starting, reason, None);
         let entry = Arc::new(Self {
-            kept,
             standing: watch::Sender::new(standing),
+            place: watch::Sender::new(kept.place.clone()),
+            kept,
             ending: watch::Sender::new(None),
             heard: Mutex::new(Instant::now()),
             facts: OnceLock::new(),
@@ -100,6 +106,36 @@ impl Entry {
     /// Told of every change.
     pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// What a successor of this process needs to go on with it; told of every change.
+    pub(crate) fn place(&self) -> watch::Receiver<Option<SessionRecord>> {
+        self.place.subscribe()
+    }
+
+    /// What is to be written down of it now.
+    pub(crate) fn kept_now(&self) -> Kept {
+        let place = self.place.borrow().clone();
+        let token_sha256 = place.as_ref().map_or_else(
+            || self.kept.token_sha256.clone(),
+            |place| place.token_sha256.clone(),
+        );
+        Kept {
+            place,
+            token_sha256,
+            ..self.kept.clone()
+        }
+    }
+
+    /// A successor finds it there.
+    pub(super) fn takes_place(&self, now: Option<SessionRecord>) {
+        self.place.send_if_modified(|place| {
+            let changes = now.is_some() && *place != now;
+            if changes {
+                *place = now;
+            }
+            changes
+        });
     }
 
     /// It stands elsewhere now; nothing happens where it stands so already, or has ended.
@@ -206,6 +242,7 @@ impl Entry {
             reason,
             detail,
             since,
+            ..
         } = self.standing();
         let facts = self.facts.get();
         let asked = &self.kept.asked;
@@ -216,8 +253,12 @@ impl Entry {
             detail,
             since: time(since),
             target: asked.target.clone(),
-            tunnel: facts.map(|facts| facts.tunnel.clone()),
-            url: facts.map(|facts| facts.url.clone()),
+            tunnel: facts
+                .map(|facts| facts.tunnel.clone())
+                .or_else(|| Some(self.place.borrow().as_ref()?.tunnel.clone())),
+            url: facts
+                .map(|facts| facts.url.clone())
+                .or_else(|| self.place.borrow().as_ref()?.url.clone()),
             run_id: self.kept.run_id.clone(),
             agent_id: asked.agent_id.clone(),
             company_id: asked.company_id.clone(),

@@ -1,7 +1,7 @@
 //! The daemon: many sessions in one process, from the request for one to a day after its end.
 //!
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
-//! one task that each has, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
+//! one task that each has, in `returning` how those of an earlier process come back, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
 //! told of it. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
 //! process (`store/`; `Kept` is what there is to write down). Read next: `life`.
 
@@ -10,6 +10,7 @@ mod state;
 mod asked;
 mod entry;
 mod life;
+mod returning;
 mod table;
 mod reaping;
 mod events;
@@ -20,18 +21,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use policy::Token;
-use tokio::sync::oneshot;
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::{App, Named, SessionRequest};
-use crate::audit::{Audit, Identities};
+use crate::audit::Audit;
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
 use crate::session::rates::RateTable;
+use crate::session::state::hex;
 use crate::telemetry::metrics::Metrics;
 
 pub(crate) use asked::NO_HEARTBEAT;
@@ -92,6 +94,8 @@ pub struct Daemon {
     table: Mutex<Table>,
     lives: TaskTracker,
     draining: CancellationToken,
+    /// Turns of sessions that come back.
+    returning: Semaphore,
     started: SystemTime,
 }
 
@@ -108,7 +112,10 @@ impl Daemon {
             rates: None,
         };
         let rates = RateTable::new(settings.rates.iter().copied());
-        let mut app = App::default().sharing(shared).with_rates(Arc::clone(&rates));
+        let mut app = App::default()
+            .sharing(shared)
+            .with_rates(Arc::clone(&rates))
+            .with_journal_in(&settings.state_dir);
         if let Some(audit) = &audit {
             app = app.with_audit(Arc::clone(audit));
         }
@@ -123,6 +130,7 @@ impl Daemon {
             table: Mutex::default(),
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
+            returning: Semaphore::new(returning::AT_ONCE),
             started: SystemTime::now(),
         })
     }
@@ -161,13 +169,7 @@ impl Daemon {
         let token = fresh_token().map_err(CreateError::Failed)?;
         let (digest, shown) = (token.digest(), shown_at_once(&request, &token));
         request.named = Some(Named { id, token });
-        request.whose = Identities {
-            run: None,
-            agent: asked.agent_id.clone(),
-            company: asked.company_id.clone(),
-            issue: asked.issue_id.clone(),
-            environment: asked.environment_id.clone(),
-        };
+        request.whose = asked.whose();
         let created = SystemTime::now();
         let kept = Kept {
             session: id,
@@ -177,6 +179,8 @@ impl Daemon {
             created,
             expires: created + ttl,
             heartbeat,
+            token_sha256: hex(digest.to_bytes()),
+            place: None,
         };
         let (entry, orders) = {
             let mut table = self.table();
@@ -195,6 +199,7 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             orders,
             drain: self.settings.drain,
+            leaves: self.settings.keeps_sessions,
             expires: Instant::now() + ttl,
         };
         let daemon = Arc::clone(self);

@@ -38,6 +38,8 @@ pub struct DaemonSettings {
     pub heartbeat: Duration,
     /// Callbacks under way get so long when the daemon ends.
     pub drain: Duration,
+    /// Sessions are written down, so that a successor of this process goes on with those that live at its planned end.
+    pub keeps_sessions: bool,
     /// Sessions that live at the same time.
     pub most_sessions: usize,
     /// Limits that count across sessions.
@@ -63,6 +65,7 @@ impl DaemonSettings {
             ttl: TTL,
             heartbeat: HEARTBEAT,
             drain: DRAIN,
+            keeps_sessions: false,
             most_sessions: MOST_SESSIONS,
             rates: Vec::new(),
             minting: None,

@@ -101,10 +101,7 @@ impl SshReverse {
     /// A tunnel that listens once it is served.
     #[must_use]
     pub fn new(host: Arc<SshHost>, options: SshReverseOptions) -> Self {
-        let earlier = options
-            .earlier
-            .as_ref()
-            .and_then(|earlier| earlier.sshd.clone());
+        let earlier = options.earlier.as_ref().and_then(|earlier| earlier.sshd.clone());
         Self {
             host,
             options,
@@ -357,7 +354,9 @@ impl SshReverse {
             })?;
         let cap = self.options.stream_cap;
         match connection.forward_unix(text, cap).await {
-            Err(ForwardError::UnixRefused { .. }) if self.kept.is_some() || self.options.earlier.is_some() => {
+            Err(ForwardError::UnixRefused { .. })
+                if self.kept.is_some() || self.options.earlier.is_some() =>
+            {
                 check::remove_socket(connection, text).await;
                 connection.forward_unix(text, cap).await.map_err(forward_fault)
             }
