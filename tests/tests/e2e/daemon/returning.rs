@@ -173,7 +173,11 @@ async fn the_sshd_of_a_killed_daemon_that_holds_the_port_half_dead_is_ended() {
     eventually(SOON, "what was frozen is gone", || {
         let all = processes::all();
         let left = |pid: &u32| all.iter().any(|one| one.pid == *pid && one.state == 'T');
-        let listens = |pid: &u32| processes::listening(*pid).iter().any(|at| at.port() == port(&opened));
+        let listens = |pid: &u32| {
+            processes::listening(*pid)
+                .iter()
+                .any(|at| at.port() == port(&opened))
+        };
         (!frozen.iter().any(|pid| left(pid) && listens(pid))).then_some(())
     })
     .await;
