@@ -134,6 +134,7 @@ fn request(upstream: &str) -> SessionRequest {
         resume: false,
         unix_socket: None,
         allow_exposed_forward: false,
+        hold: None,
     }
 }
 

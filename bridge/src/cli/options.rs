@@ -237,6 +237,7 @@ impl SessionOptions {
             resume: false,
             unix_socket: self.unix_socket.clone(),
             allow_exposed_forward: self.allow_exposed_forward,
+            hold: None,
         })
     }
 

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::SystemTime;
 
+use policy::TokenDigest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -14,7 +16,9 @@ use super::asked::Kept;
 use super::events::Events;
 use super::shown::{Opened, Rung, SessionShown, time};
 use super::state::{Ending, SessionState, Standing};
+use crate::session::hold::Hold;
 use crate::session::ledger::Ledger;
+use crate::store::{self, SessionRow};
 
 /// The variable of the token, which is shown once.
 const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
@@ -66,10 +70,21 @@ pub(crate) struct Entry {
     facts: OnceLock<Facts>,
     orders: mpsc::Sender<Order>,
     events: Arc<Events>,
+    /// `None` where nothing is kept in a store.
+    hold: Option<Arc<Hold>>,
+    /// Of the token that holds.
+    token_sha256: Mutex<[u8; 32]>,
+    /// When it could be called first.
+    ready: OnceLock<SystemTime>,
 }
 
 impl Entry {
-    pub(super) fn new(kept: Kept, events: Arc<Events>) -> (Arc<Self>, mpsc::Receiver<Order>) {
+    pub(super) fn new(
+        kept: Kept,
+        events: Arc<Events>,
+        hold: Option<Arc<Hold>>,
+        token: TokenDigest,
+    ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
         let standing = Standing::new(SessionState::Starting, None, None);
         let entry = Arc::new(Self {
@@ -80,6 +95,9 @@ impl Entry {
             facts: OnceLock::new(),
             orders,
             events,
+            hold,
+            token_sha256: Mutex::new(token.to_bytes()),
+            ready: OnceLock::new(),
         });
         entry.tell();
         (entry, taken)
@@ -130,6 +148,7 @@ impl Entry {
             "session"
         );
         self.events.stands(self.id(), &self.kept.run_id, &standing);
+        self.changes();
     }
 
     /// It shall end. A wish that cuts wins over one that does not; otherwise the first one stays.
@@ -173,6 +192,55 @@ impl Entry {
             env,
             ledger,
         });
+        let _first = self.ready.set(SystemTime::now());
+        self.changes();
+    }
+
+    /// By which it is served, where it is kept in a store.
+    pub(crate) fn hold(&self) -> Option<&Arc<Hold>> {
+        self.hold.as_ref()
+    }
+
+    /// Its row is to be written anew.
+    fn changes(&self) {
+        if let Some(hold) = &self.hold {
+            hold.changes();
+        }
+    }
+
+    /// Its agent shows another token from now on.
+    pub(super) fn takes_token(&self, token: TokenDigest) {
+        *self.token_sha256.lock().unwrap_or_else(PoisonError::into_inner) = token.to_bytes();
+        self.changes();
+    }
+
+    /// As it is written down.
+    pub(super) fn row(&self) -> SessionRow {
+        let standing = self.standing();
+        let token = *self.token_sha256.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut row = row(&self.kept, token);
+        standing.state.name().clone_into(&mut row.state);
+        row.reason = standing.reason.map(str::to_owned);
+        row.ready_at = self.ready.get().copied();
+        if let Some(facts) = self.facts.get() {
+            row.tunnel = Some(facts.tunnel.clone());
+            row.unix_path = facts.url.strip_prefix("unix:").map(str::to_owned);
+            row.port = facts
+                .url
+                .strip_prefix("http://127.0.0.1:")
+                .and_then(|port| port.parse().ok());
+            row.url = Some(facts.url.clone());
+        }
+        if standing.state == SessionState::Ended && self.ends_for_good() {
+            row.ended_at = Some(standing.since);
+        }
+        row
+    }
+
+    /// Whether nobody is to bring it back: not so where its daemon ends, unless nobody was told of it yet.
+    fn ends_for_good(&self) -> bool {
+        let comes_back = matches!(*self.ending.borrow(), Some(Ending::Drained | Ending::TakenOver));
+        !comes_back || self.ready.get().is_none()
     }
 
     /// What its agent's process is given, without the token; `None` while it is being opened.
@@ -236,5 +304,37 @@ impl Entry {
                 .ledger()
                 .map_or(0, |ledger| u64::try_from(ledger.open_count()).unwrap_or(u64::MAX)),
         }
+    }
+}
+
+/// What is written down of a session when it is asked for.
+pub(super) fn row(kept: &Kept, token_sha256: [u8; 32]) -> SessionRow {
+    let asked = &kept.asked;
+    SessionRow {
+        id: kept.session,
+        state: SessionState::Starting.name().to_owned(),
+        reason: None,
+        target: asked.target.clone(),
+        // Plain values, which can always be written.
+        request: serde_json::to_value(kept).unwrap_or_default(),
+        anywhere: asked.target != "local",
+        tunnel: None,
+        port: None,
+        url: None,
+        unix_path: None,
+        token_sha256,
+        run_id: kept.run_id.clone(),
+        agent_id: asked.agent_id.clone(),
+        company_id: asked.company_id.clone(),
+        issue_id: asked.issue_id.clone(),
+        environment_id: asked.environment_id.clone(),
+        upstream: asked.upstream.clone().unwrap_or_default(),
+        created_at: kept.created,
+        ready_at: None,
+        heartbeat_at: None,
+        expires_at: Some(kept.expires),
+        ended_at: None,
+        revoked: false,
+        hold: store::Hold::default(),
     }
 }

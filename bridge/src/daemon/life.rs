@@ -171,6 +171,7 @@ impl Life {
         let digest = fresh.digest();
         self.events.token_of(self.entry.id(), digest);
         session.session().takes_token(digest);
+        self.entry.takes_token(digest);
         if let Some(before) = token.replace(digest) {
             self.events.forget_token(before);
         }

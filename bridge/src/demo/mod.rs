@@ -128,6 +128,7 @@ fn request(
         resume: false,
         unix_socket: None,
         allow_exposed_forward: false,
+        hold: None,
     })
 }
 

@@ -144,6 +144,7 @@ fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: Strin
         resume: false,
         unix_socket: None,
         allow_exposed_forward: false,
+        hold: None,
     }
 }
 
