@@ -135,6 +135,7 @@ fn request(upstream: &str) -> SessionRequest {
         returns: None,
         unix_socket: None,
         allow_exposed_forward: false,
+        hold: None,
     }
 }
 

@@ -324,6 +324,7 @@ impl App {
                     ..self.shared.clone()
                 },
             },
+            request.hold.clone(),
         );
         let (reporter, mut status) = StatusReporter::new();
         let stop = CancellationToken::new();

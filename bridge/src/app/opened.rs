@@ -255,6 +255,31 @@ impl OpenSession {
         left_by(ended, gone_with).map_or(Ok(()), |left| Err(Left::on_target(left)))
     }
 
+    /// Ends this process's part at once, because another daemon may have the session: its agent is cut, and nothing on the
+    /// target is touched that the other one may use by now.
+    pub(crate) async fn abandon(self) {
+        let Self {
+            session,
+            reach,
+            mut serving,
+            tunnel,
+            ..
+        } = self;
+        session.revoke();
+        if matches!(tunnel, "http2_v1" | placing::QUEUE) {
+            // Its gateway goes by the session's name, and may be the other daemon's.
+            serving.task.abort();
+        }
+        serving.stop.cancel();
+        let _ended = tokio::time::timeout(TAKING_DOWN, &mut serving.task).await;
+        if let Some(audit) = &session.audit {
+            audit.ends("taken over");
+        }
+        if let Reach::Leased(held) = reach {
+            held.leave().await;
+        }
+    }
+
     /// Whether it can be gone on with: not where the lease under it is lost.
     pub(crate) fn can_be_left(&self) -> bool {
         !self.reach.lease().is_some_and(crate::leases::HeldLease::is_lost)

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::audit::Identities;
 use crate::secrets::{LiveSecret, Secrets};
+use crate::session::hold::Hold;
 use crate::session::state::SessionRecord;
 use crate::upstream::UpstreamSettings;
 
@@ -160,6 +161,8 @@ pub struct SessionRequest {
     pub unix_socket: Option<PathBuf>,
     /// Go on although the listener is not on loopback.
     pub allow_exposed_forward: bool,
+    /// By which it may be served; `None` where it is not kept in a store.
+    pub hold: Option<Arc<Hold>>,
 }
 
 impl SessionRequest {

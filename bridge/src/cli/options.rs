@@ -238,6 +238,7 @@ impl SessionOptions {
             returns: None,
             unix_socket: self.unix_socket.clone(),
             allow_exposed_forward: self.allow_exposed_forward,
+            hold: None,
         })
     }
 

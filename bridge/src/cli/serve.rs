@@ -22,7 +22,9 @@ use crate::cli::stdio::{print, print_json};
 use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Ops};
 use crate::daemon::Daemon;
+use crate::placing::with_causes;
 use crate::session::state::own_folder;
+use crate::store;
 
 /// Beyond the time that callbacks get, what taking down listeners and giving back leases may need.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
@@ -74,7 +76,11 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         settings,
         secrets,
         audit,
+        store,
     } = arguments.setup().await?;
+    let store = store::open(store)
+        .await
+        .map_err(|error| unusable(with_causes(&error)))?;
     let audit = match audit {
         Some(settings) => Some(Audit::open(settings).map_err(|error| unusable(error.to_string()))?),
         None => None,
@@ -83,14 +89,18 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         .await
         .map_err(unusable)?;
     let ops = Ops::bind(settings.ops).await.map_err(unusable)?;
-    arguments.tell(&control, &ops)?;
     let drain = settings.drain;
-    let daemon = Daemon::new(settings, secrets, audit);
+    let daemon = Daemon::new(settings, secrets, audit, Some(store));
+    daemon.resume().await.map_err(|error| {
+        Failure::new(Exit::Failed, "what is in the store cannot be taken on").because(error)
+    })?;
+    arguments.tell(&control, &ops)?;
     let stop = CancellationToken::new();
     let listeners = TaskTracker::new();
     listeners.spawn(control.serve(control::router(Arc::clone(&daemon)), stop.clone()));
     listeners.spawn(ops.serve(Arc::clone(&daemon), stop.clone()));
     listeners.spawn(forget(Arc::clone(&daemon), stop.clone()));
+    listeners.spawn(Arc::clone(&daemon).hold(stop.clone()));
     listeners.close();
     tokio::select! {
         ending = signals.next() => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::{Duration, SystemTime};
 
+use policy::TokenDigest;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -15,12 +17,16 @@ use super::events::Events;
 use super::shown::{Opened, Rung, SessionShown, time};
 use super::state::{Ending, SessionState, Standing};
 use crate::app::SessionRecord;
+use crate::session::hold::Hold;
 use crate::session::ledger::Ledger;
+use crate::store::{self, SessionRow};
 
 /// The variable of the token, which is shown once.
 const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
 /// Why a session is starting that an earlier process had.
 const RESTARTED: &str = "restarted";
+/// The store gets so long before somebody is told of a session that is not written down.
+const WRITING: Duration = Duration::from_secs(2);
 /// Orders that wait for a session's task.
 pub(super) const ORDERS: usize = 4;
 
@@ -70,10 +76,21 @@ pub(crate) struct Entry {
     facts: OnceLock<Facts>,
     orders: mpsc::Sender<Order>,
     events: Arc<Events>,
+    /// `None` where nothing is kept in a store.
+    hold: Option<Arc<Hold>>,
+    /// Of the token that holds.
+    token_sha256: Mutex<[u8; 32]>,
+    /// When it could be called first.
+    ready: OnceLock<SystemTime>,
 }
 
 impl Entry {
-    pub(super) fn new(kept: Kept, events: Arc<Events>) -> (Arc<Self>, mpsc::Receiver<Order>) {
+    pub(super) fn new(
+        kept: Kept,
+        events: Arc<Events>,
+        hold: Option<Arc<Hold>>,
+        token: TokenDigest,
+    ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
         let reason = kept.place.as_ref().map(|_| RESTARTED);
         let standing = Standing::new(SessionState::Starting, reason, None);
@@ -86,6 +103,9 @@ impl Entry {
             facts: OnceLock::new(),
             orders,
             events,
+            hold,
+            token_sha256: Mutex::new(token.to_bytes()),
+            ready: OnceLock::new(),
         });
         entry.tell();
         (entry, taken)
@@ -108,11 +128,6 @@ impl Entry {
         self.standing.subscribe()
     }
 
-    /// What a successor of this process needs to go on with it; told of every change.
-    pub(crate) fn place(&self) -> watch::Receiver<Option<SessionRecord>> {
-        self.place.subscribe()
-    }
-
     /// What is to be written down of it now.
     pub(crate) fn kept_now(&self) -> Kept {
         let place = self.place.borrow().clone();
@@ -129,13 +144,32 @@ impl Entry {
 
     /// A successor finds it there.
     pub(super) fn takes_place(&self, now: Option<SessionRecord>) {
-        self.place.send_if_modified(|place| {
+        let changed = self.place.send_if_modified(|place| {
             let changes = now.is_some() && *place != now;
             if changes {
                 *place = now;
             }
             changes
         });
+        if changed {
+            self.changes();
+        }
+    }
+
+    /// Writes it down before anybody is told of it: who knows a URL must not lose it with this process. Where the store
+    /// does not answer, that is done later.
+    pub(super) async fn written_down(&self) {
+        let Some(hold) = &self.hold else { return };
+        // It stays marked as changed: whoever writes an older row just now writes this one afterwards.
+        match tokio::time::timeout(WRITING, hold.save(&self.row())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(
+                session = %self.id(),
+                error = &error as &dyn std::error::Error,
+                "a session is not written down yet"
+            ),
+            Err(_) => tracing::warn!(session = %self.id(), "a session is not written down yet"),
+        }
     }
 
     /// It stands elsewhere now; nothing happens where it stands so already, or has ended.
@@ -166,6 +200,7 @@ impl Entry {
             "session"
         );
         self.events.stands(self.id(), &self.kept.run_id, &standing);
+        self.changes();
     }
 
     /// It shall end. A wish that cuts wins over one that does not; otherwise the first one stays.
@@ -209,6 +244,47 @@ impl Entry {
             env,
             ledger,
         });
+        let _first = self.ready.set(SystemTime::now());
+        self.changes();
+    }
+
+    /// By which it is served, where it is kept in a store.
+    pub(crate) fn hold(&self) -> Option<&Arc<Hold>> {
+        self.hold.as_ref()
+    }
+
+    /// Its row is to be written anew.
+    fn changes(&self) {
+        if let Some(hold) = &self.hold {
+            hold.changes();
+        }
+    }
+
+    /// Its agent shows another token from now on.
+    pub(super) fn takes_token(&self, token: TokenDigest) {
+        *self.token_sha256.lock().unwrap_or_else(PoisonError::into_inner) = token.to_bytes();
+        self.changes();
+    }
+
+    /// As it is written down.
+    pub(super) fn row(&self) -> SessionRow {
+        let standing = self.standing();
+        let token = *self.token_sha256.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept_now();
+        let mut row = row(&kept, token);
+        if let Some(place) = kept.place {
+            row.tunnel = Some(place.tunnel);
+            row.port = place.port;
+            row.unix_path = place.unix_path.map(|path| path.display().to_string());
+            row.url = place.url;
+        }
+        standing.state.name().clone_into(&mut row.state);
+        row.reason = standing.reason.map(str::to_owned);
+        row.ready_at = self.ready.get().copied();
+        if standing.is_over_for_good() {
+            row.ended_at = Some(standing.since);
+        }
+        row
     }
 
     /// What its agent's process is given, without the token; `None` while it is being opened.
@@ -277,5 +353,43 @@ impl Entry {
                 .ledger()
                 .map_or(0, |ledger| u64::try_from(ledger.open_count()).unwrap_or(u64::MAX)),
         }
+    }
+}
+
+/// Whether every daemon reaches the target, and owes nothing for it: an SSH host.
+fn is_host(target: &str) -> bool {
+    target != "local" && (target.starts_with("ssh://") || !target.contains(':'))
+}
+
+/// What is written down of a session when it is asked for.
+pub(super) fn row(kept: &Kept, token_sha256: [u8; 32]) -> SessionRow {
+    let asked = &kept.asked;
+    SessionRow {
+        id: kept.session,
+        state: SessionState::Starting.name().to_owned(),
+        reason: None,
+        target: asked.target.clone(),
+        // Plain values, which can always be written.
+        request: serde_json::to_value(kept).unwrap_or_default(),
+        // A lease stands in the book of the daemon that took it; nobody else can give it back.
+        anywhere: is_host(&asked.target),
+        tunnel: None,
+        port: None,
+        url: None,
+        unix_path: None,
+        token_sha256,
+        run_id: kept.run_id.clone(),
+        agent_id: asked.agent_id.clone(),
+        company_id: asked.company_id.clone(),
+        issue_id: asked.issue_id.clone(),
+        environment_id: asked.environment_id.clone(),
+        upstream: asked.upstream.clone().unwrap_or_default(),
+        created_at: kept.created,
+        ready_at: None,
+        heartbeat_at: None,
+        expires_at: Some(kept.expires),
+        ended_at: None,
+        revoked: false,
+        hold: store::Hold::default(),
     }
 }

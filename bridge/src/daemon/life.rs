@@ -70,7 +70,7 @@ impl Life {
         };
         let end = match opened {
             Ok(session) => {
-                let opened = self.is_open(&session);
+                let opened = self.is_open(&session).await;
                 // Whoever asked may not have waited.
                 let _told = asked.send(Ok(opened));
                 self.to_its_end(session, digest).await
@@ -94,11 +94,12 @@ impl Life {
     }
 
     /// Its agent can call.
-    pub(super) fn is_open(&self, session: &OpenSession) -> Opened {
+    pub(super) async fn is_open(&self, session: &OpenSession) -> Opened {
         let opened = Opened::of(session);
         self.entry.opened(&opened, Arc::clone(&session.session().ledger));
         self.entry.takes_place(session.record());
         self.metrics.session_opened(session.tunnel);
+        self.entry.written_down().await;
         self.entry.stands(Standing::new(SessionState::Ready, None, None));
         opened
     }
@@ -202,11 +203,13 @@ impl Life {
         let digest = fresh.digest();
         self.events.token_of(self.entry.id(), digest);
         session.session().takes_token(digest);
+        self.entry.takes_token(digest);
         if let Some(before) = token.replace(digest) {
             self.events.forget_token(before);
         }
         // Before it is told: an agent that has it must not lose it with this process.
         self.entry.takes_place(session.record());
+        self.entry.written_down().await;
         Ok(shown.expose().to_owned())
     }
 
@@ -216,6 +219,10 @@ impl Life {
         // Whoever still waits for an order of his hears that it is over.
         self.orders.close();
         while self.orders.try_recv().is_ok() {}
+        if ending == Ending::TakenOver {
+            session.abandon().await;
+            return Standing::new(SessionState::Ended, Some(reason), detail).leaving();
+        }
         let leaves = self.leaves && ending == Ending::Drained && session.can_be_left();
         // Before the state is told: who reads `draining` may rely on it.
         if ending.cuts() {

@@ -1,9 +1,10 @@
 //! The daemon: many sessions in one process, from the request for one to a day after its end.
 //!
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
-//! one task that each has, in `returning` how those of an earlier process come back, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
-//! told of it. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
-//! process (`store/`; `Kept` is what there is to write down). Read next: `life`.
+//! one task that each has, in `returning` how those of an earlier process come back, in `state` the states it goes
+//! through, in `entry` what is kept of it, in `holding` what is kept of it in the store, in `events` what is told of it.
+//! Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this process (`store/`).
+//! Read next: `life`.
 
 mod settings;
 mod state;
@@ -15,13 +16,14 @@ mod table;
 mod reaping;
 mod events;
 mod shown;
+mod holding;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use policy::Token;
-use tokio::sync::{Semaphore, oneshot};
+use policy::{Token, TokenDigest};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -34,6 +36,7 @@ use crate::session::Shared;
 use crate::session::identity::fresh_token;
 use crate::session::rates::RateTable;
 use crate::session::state::hex;
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
 pub(crate) use asked::NO_HEARTBEAT;
@@ -52,6 +55,8 @@ pub(crate) use state::Ending;
 pub use state::SessionState;
 
 use asked::{Around, Kept, Understood};
+use entry::Order;
+use holding::Holding;
 use life::Life;
 use table::Table;
 
@@ -66,6 +71,8 @@ pub(crate) enum CreateError {
     Draining,
     #[error("the daemon has {0} sessions, which is all it takes; end one, or try again later")]
     Full(usize),
+    #[error("the session cannot be written down, so there is none: {0}")]
+    Unwritten(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -90,6 +97,8 @@ pub struct Daemon {
     /// Where every callback is written down, unless that is off.
     audit: Option<Arc<Audit>>,
     rates: Arc<RateTable>,
+    /// `None`: nothing outlives this process.
+    holding: Option<Holding>,
     secrets: Secrets,
     table: Mutex<Table>,
     lives: TaskTracker,
@@ -102,7 +111,12 @@ pub struct Daemon {
 impl Daemon {
     /// Nothing runs yet.
     #[must_use]
-    pub fn new(settings: DaemonSettings, secrets: Secrets, audit: Option<Arc<Audit>>) -> Arc<Self> {
+    pub fn new(
+        mut settings: DaemonSettings,
+        secrets: Secrets,
+        audit: Option<Arc<Audit>>,
+        store: Option<Arc<dyn Store>>,
+    ) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let metrics = Arc::new(Metrics::default());
         let shared = Shared {
@@ -119,7 +133,10 @@ impl Daemon {
         if let Some(audit) = &audit {
             app = app.with_audit(Arc::clone(audit));
         }
+        settings.keeps_sessions |= store.is_some();
+        let holding = store.map(|store| Holding::new(store, settings.keep_outcomes));
         Arc::new(Self {
+            holding,
             settings,
             app: Arc::new(app),
             audit,
@@ -182,15 +199,9 @@ impl Daemon {
             token_sha256: hex(digest.to_bytes()),
             place: None,
         };
-        let (entry, orders) = {
-            let mut table = self.table();
-            // Others may have come while the request was being understood.
-            self.room_in(&table)?;
-            let (entry, orders) = Entry::new(kept, Arc::clone(&self.events));
-            table.living.insert(id, Arc::clone(&entry));
-            (entry, orders)
-        };
+        let (entry, orders) = self.written(kept, digest).await?;
         self.events.token_of(id, digest);
+        request.hold = entry.hold().cloned();
         let (tell, opened) = oneshot::channel();
         let life = Life {
             app: Arc::clone(&self.app),
@@ -212,6 +223,37 @@ impl Daemon {
             token: shown,
             opened,
         })
+    }
+
+    /// Writes a session down and takes it into the table.
+    async fn written(
+        &self,
+        kept: Kept,
+        token: TokenDigest,
+    ) -> Result<(Arc<Entry>, mpsc::Receiver<Order>), CreateError> {
+        let row = entry::row(&kept, token.to_bytes());
+        let hold = match &self.holding {
+            Some(holding) => {
+                let begun = holding.begin(&row).await;
+                Some(begun.map_err(|error| CreateError::Unwritten(error.to_string()))?)
+            }
+            None => None,
+        };
+        let placed = {
+            let mut table = self.table();
+            // Others may have come meanwhile.
+            self.room_in(&table).map(|()| {
+                let (entry, orders) = Entry::new(kept, Arc::clone(&self.events), hold.clone(), token);
+                table.living.insert(entry.id(), Arc::clone(&entry));
+                (entry, orders)
+            })
+        };
+        match (&placed, &self.holding, &hold) {
+            (Ok((entry, _)), Some(holding), _) => holding.holds(entry),
+            (Err(_), Some(holding), Some(hold)) => holding.gives_up(hold, row, "refused").await,
+            (Ok(_) | Err(_), None, _) | (Err(_), Some(_), None) => {}
+        }
+        placed
     }
 
     /// Reading a policy and the files that a target names blocks on the disk.
@@ -322,6 +364,9 @@ impl Daemon {
     /// To be awaited before the process ends: leases that are being given back get half a minute.
     pub async fn settle(&self) {
         self.app.settle().await;
+        if let Some(holding) = &self.holding {
+            holding.flush().await;
+        }
         let Some(audit) = self.audit.clone() else { return };
         // It waits for the disk.
         let closed = tokio::task::spawn_blocking(move || audit.close()).await;
@@ -334,6 +379,11 @@ impl Daemon {
     pub(crate) fn audit_fault(&self) -> Option<String> {
         let fault = self.audit.as_ref()?.health().err()?;
         Some(fault.to_string())
+    }
+
+    /// Whether what must outlive this process can be written down.
+    pub(crate) async fn store_fault(&self) -> Option<String> {
+        self.holding.as_ref()?.fault().await
     }
 
     /// Limits keep no key whose calls no longer count.

@@ -11,8 +11,9 @@ use policy::TokenDigest;
 use runners::ssh::Backoff;
 use tokio::time::Instant;
 
-use super::asked::{Kept, Understood};
+use super::asked::Understood;
 use super::entry::Entry;
+use super::holding::Left;
 use super::life::{Life, NotOpened, wished};
 use super::state::{Ending, SessionState, Standing};
 use super::{CreateError, Daemon};
@@ -29,31 +30,37 @@ impl Daemon {
     ///
     /// They are `starting`, reason `restarted`, and count as heard of now. What the configuration says today holds for
     /// them. A session that had never been open ends: nobody can know where its agent looks for it.
-    pub(crate) fn bring_back(self: &Arc<Self>, sessions: Vec<Kept>) {
+    pub(crate) fn bring_back(self: &Arc<Self>, sessions: Vec<Left>) {
         // All of them before any is opened, so that nobody gives back what another one stands on.
         for lease in sessions
             .iter()
-            .filter_map(|kept| kept.place.as_ref()?.lease.as_ref())
+            .filter_map(|left| left.kept.place.as_ref()?.lease.as_ref())
         {
             self.app.leases.spared.spare(&lease.provider, &lease.id);
         }
-        for kept in sessions {
-            self.bring_one_back(kept);
+        for left in sessions {
+            self.bring_one_back(left);
         }
     }
 
-    fn bring_one_back(self: &Arc<Self>, kept: Kept) {
+    fn bring_one_back(self: &Arc<Self>, Left { kept, hold }: Left) {
         let (id, place) = (kept.session, kept.place.clone());
         let digest = unhex(&kept.token_sha256)
             .or_else(|| place.as_ref()?.digest())
             .map(TokenDigest::from_bytes);
+        let place = place.zip(digest);
+        // One that nobody shows, where there is none.
+        let digest = digest.unwrap_or_else(|| TokenDigest::from_bytes([0; 32]));
         let left = kept.expires.duration_since(SystemTime::now()).unwrap_or_default();
-        let (entry, orders) = Entry::new(kept, Arc::clone(&self.events));
+        let (entry, orders) = Entry::new(kept, Arc::clone(&self.events), hold, digest);
         self.table().living.insert(id, Arc::clone(&entry));
+        if let Some(holding) = &self.holding {
+            holding.holds(&entry);
+        }
         if self.is_draining() {
             entry.end(Ending::Drained);
         }
-        if let Some(digest) = digest {
+        if place.is_some() {
             self.events.token_of(id, digest);
         }
         let life = Life {
@@ -69,7 +76,7 @@ impl Daemon {
         let daemon = Arc::clone(self);
         self.lives.spawn(async move {
             match place {
-                Some(place) => Box::pin(life.come_back(&daemon, place, digest)).await,
+                Some((place, digest)) => Box::pin(life.come_back(&daemon, place, digest)).await,
                 None => life.over(Standing::new(
                     SessionState::Ended,
                     Some("restarted"),
@@ -81,7 +88,8 @@ impl Daemon {
     }
 
     /// What the session is asked to be, by the configuration of now.
-    async fn asked_again(&self, kept: &Kept, place: &SessionRecord) -> Result<SessionRequest, NotOpened> {
+    async fn asked_again(&self, entry: &Entry, place: &SessionRecord) -> Result<SessionRequest, NotOpened> {
+        let kept = &entry.kept;
         let understood = self.understood(&kept.asked).await;
         let Understood { mut request, .. } = understood.map_err(|error| NotOpened {
             reason: "configuration",
@@ -90,27 +98,26 @@ impl Daemon {
         request.run_id.clone_from(&kept.run_id);
         request.whose = kept.asked.whose();
         request.returns = Some(place.clone());
+        request.hold = entry.hold().cloned();
         Ok(request)
     }
 }
 
 impl Life {
     /// Opens it at its place as soon as that can be had, and ends when it has ended.
-    async fn come_back(mut self, daemon: &Arc<Daemon>, place: SessionRecord, digest: Option<TokenDigest>) {
+    async fn come_back(mut self, daemon: &Arc<Daemon>, place: SessionRecord, digest: TokenDigest) {
         let end = match self.until_back(daemon, &place).await {
             Ok(session) => {
                 if let Some(lease) = &place.lease {
                     // Its task has it, so that no reaper can.
                     self.app.leases.spared.forget(&lease.provider, &lease.id);
                 }
-                self.is_open(&session);
+                self.is_open(&session).await;
                 tracing::info!(session = %session.id, tunnel = session.tunnel, "a session of an earlier process is back");
-                self.to_its_end(session, digest).await
+                self.to_its_end(session, Some(digest)).await
             }
             Err(end) => {
-                digest
-                    .into_iter()
-                    .for_each(|token| self.events.forget_token(token));
+                self.events.forget_token(digest);
                 if end.is_over_for_good() {
                     self.clear(daemon, &place).await;
                 }
@@ -172,14 +179,14 @@ impl Life {
 
     async fn try_again(&self, daemon: &Daemon, place: &SessionRecord) -> Result<OpenSession, NotOpened> {
         let _turn = daemon.returning.acquire().await;
-        let request = daemon.asked_again(&self.entry.kept, place).await?;
+        let request = daemon.asked_again(&self.entry, place).await?;
         // Neither the credential nor the Paperclip API is asked for first: an agent is told of them by each answer.
         Ok(self.app.open(request).await?)
     }
 
     fn not_back(&self, ending: &Ending) -> Standing {
         let end = Standing::new(SessionState::Ended, Some(ending.reason()), ending.detail());
-        if self.leaves && *ending == Ending::Drained {
+        if *ending == Ending::TakenOver || self.leaves && *ending == Ending::Drained {
             return end.leaving();
         }
         end
@@ -188,7 +195,7 @@ impl Life {
     /// What it left on its target is nobody's any more.
     async fn clear(&self, daemon: &Arc<Daemon>, place: &SessionRecord) {
         let cleared = async {
-            match daemon.asked_again(&self.entry.kept, place).await {
+            match daemon.asked_again(&self.entry, place).await {
                 Ok(request) => Box::pin(self.app.clear_left(request, place)).await,
                 Err(why) => {
                     tracing::warn!(session = %place.session, detail = why.detail, "what a session left on its target ends by itself");
@@ -215,6 +222,7 @@ fn told(error: CreateError) -> String {
         error @ (CreateError::Reserved(_)
         | CreateError::Draining
         | CreateError::Full(_)
+        | CreateError::Unwritten(_)
         | CreateError::Failed(_)) => error.to_string(),
     }
 }

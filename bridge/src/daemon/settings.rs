@@ -16,6 +16,8 @@ const TTL: Duration = Duration::from_hours(24);
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Callbacks under way get so long when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(30);
+/// What became of unsafe callbacks can be asked for so long.
+const KEEP_OUTCOMES: Duration = Duration::from_hours(24);
 /// Sessions that live at the same time.
 const MOST_SESSIONS: usize = 4096;
 
@@ -42,6 +44,8 @@ pub struct DaemonSettings {
     pub keeps_sessions: bool,
     /// Sessions that live at the same time.
     pub most_sessions: usize,
+    /// What became of unsafe callbacks can be asked for so long.
+    pub keep_outcomes: Duration,
     /// Limits that count across sessions.
     pub rates: Vec<Rate>,
     /// Which unsafe callbacks get an `Idempotency-Key` where they bring none; `None`: none does.
@@ -67,6 +71,7 @@ impl DaemonSettings {
             drain: DRAIN,
             keeps_sessions: false,
             most_sessions: MOST_SESSIONS,
+            keep_outcomes: KEEP_OUTCOMES,
             rates: Vec::new(),
             minting: None,
             upstreams: BTreeMap::new(),

@@ -116,6 +116,8 @@ pub(crate) enum Ending {
     Drained,
     /// The tunnel ended by itself.
     TunnelEnded,
+    /// Another daemon has it, or may have it.
+    TakenOver,
     /// The provider's hold on the sandbox is gone; in the provider's words.
     LeaseLost(String),
 }
@@ -130,6 +132,7 @@ impl Ending {
             Self::HeartbeatMissed => "heartbeat_missed",
             Self::Drained => "drained",
             Self::TunnelEnded => "tunnel_ended",
+            Self::TakenOver => "taken_over",
             Self::LeaseLost(_) => "lease_lost",
         }
     }
@@ -141,6 +144,7 @@ impl Ending {
             | Self::OwnerGone
             | Self::HeartbeatMissed
             | Self::TunnelEnded
+            | Self::TakenOver
             | Self::LeaseLost(_) => true,
             Self::Expired | Self::Drained => false,
         }
@@ -150,6 +154,9 @@ impl Ending {
         match self {
             Self::LeaseLost(why) => Some(why.clone()),
             Self::HeartbeatMissed => Some("its owner sent no heartbeat in time".to_owned()),
+            Self::TakenOver => {
+                Some("another daemon serves it now, or may; only there can it be ended".to_owned())
+            }
             Self::TunnelEnded => Some("the log says why".to_owned()),
             Self::Revoked | Self::OwnerGone | Self::Expired | Self::Drained => None,
         }

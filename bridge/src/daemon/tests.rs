@@ -19,6 +19,7 @@ fn daemon(most_sessions: usize) -> Arc<Daemon> {
         settings,
         Secrets::new(SecretSettings::default(), |_| Some("secret".to_owned())),
         None,
+        None,
     )
 }
 
@@ -52,7 +53,7 @@ fn kept() -> Kept {
 }
 
 fn entry() -> Arc<Entry> {
-    Entry::new(kept(), Arc::default()).0
+    Entry::new(kept(), Arc::default(), None, TokenDigest::of(b"token")).0
 }
 
 mod coming_back;

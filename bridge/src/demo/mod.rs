@@ -129,6 +129,7 @@ fn request(
         returns: None,
         unix_socket: None,
         allow_exposed_forward: false,
+        hold: None,
     })
 }
 

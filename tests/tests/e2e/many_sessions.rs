@@ -145,6 +145,7 @@ fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: Strin
         returns: None,
         unix_socket: None,
         allow_exposed_forward: false,
+        hold: None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::net::TcpListener;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::super::holding::Left;
 use super::super::state::Standing;
 use super::*;
 
@@ -17,6 +18,7 @@ fn keeping() -> Arc<Daemon> {
     Daemon::new(
         settings,
         Secrets::new(SecretSettings::default(), |_| Some("secret".to_owned())),
+        None,
         None,
     )
 }
@@ -37,6 +39,11 @@ async fn left(asked: NewSession) -> (Kept, String) {
     let token = created.token.unwrap();
     assert!(!text.contains(&token), "{text}");
     (serde_json::from_str(&text).unwrap(), token)
+}
+
+fn taken<const N: usize>(sessions: [Kept; N]) -> Vec<Left> {
+    let without_a_store = |kept| Left { kept, hold: None };
+    sessions.into_iter().map(without_a_store).collect()
 }
 
 fn port(kept: &Kept) -> u16 {
@@ -70,7 +77,7 @@ async fn a_session_comes_back_at_its_port_with_its_name_and_token() {
     let (session, port) = (kept.session, port(&kept));
     let daemon = keeping();
 
-    daemon.bring_back(vec![kept]);
+    daemon.bring_back(taken([kept]));
 
     let entry = daemon.session(session).unwrap();
     until(&entry, SessionState::Ready, None).await;
@@ -85,7 +92,7 @@ async fn a_session_comes_back_at_its_port_with_its_name_and_token() {
     daemon.begin_drain();
     daemon.drained().await;
     let again = keeping();
-    again.bring_back(vec![entry.kept_now()]);
+    again.bring_back(taken([entry.kept_now()]));
     until(&again.session(session).unwrap(), SessionState::Ready, None).await;
     assert!(whoami(port, &token).await.starts_with("HTTP/1.1 200"));
 }
@@ -102,7 +109,7 @@ async fn a_rotated_token_is_the_one_that_comes_back() {
     let (session, port) = (kept.session, port(&kept));
     let second = keeping();
 
-    second.bring_back(vec![kept]);
+    second.bring_back(taken([kept]));
 
     until(&second.session(session).unwrap(), SessionState::Ready, None).await;
     assert!(whoami(port, &rotated).await.starts_with("HTTP/1.1 200"));
@@ -120,7 +127,7 @@ async fn a_port_that_somebody_took_is_waited_for_and_never_another_one_is_taken(
     let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let daemon = keeping();
 
-    daemon.bring_back(vec![kept]);
+    daemon.bring_back(taken([kept]));
 
     let entry = daemon.session(session).unwrap();
     let standing = until(&entry, SessionState::Degraded, Some("port_taken")).await;
@@ -143,7 +150,7 @@ async fn a_socket_is_listened_on_again() {
     let session = kept.session;
     let daemon = keeping();
 
-    daemon.bring_back(vec![kept]);
+    daemon.bring_back(taken([kept]));
 
     until(&daemon.session(session).unwrap(), SessionState::Ready, None).await;
     assert!(path.exists());
@@ -156,7 +163,7 @@ async fn what_its_configuration_cannot_say_any_more_is_told_and_waited_for() {
     let session = kept.session;
     let daemon = keeping();
 
-    daemon.bring_back(vec![kept]);
+    daemon.bring_back(taken([kept]));
 
     let entry = daemon.session(session).unwrap();
     let standing = until(&entry, SessionState::Degraded, Some("configuration")).await;
@@ -190,7 +197,7 @@ async fn who_is_revoked_or_out_of_time_before_he_is_back_does_not_come_back() {
     let daemon = keeping();
     let sessions = [kept.session, late.session, never.session];
 
-    daemon.bring_back(vec![kept, late, never]);
+    daemon.bring_back(taken([kept, late, never]));
 
     let [first, late, never] = sessions.map(|session| daemon.session(session).unwrap());
     until(&first, SessionState::Degraded, Some("port_taken")).await;
@@ -216,7 +223,7 @@ async fn a_session_on_a_host_that_cannot_be_reached_is_reconnecting_until_its_ti
     let session = kept.session;
     let daemon = keeping();
 
-    daemon.bring_back(vec![kept]);
+    daemon.bring_back(taken([kept]));
 
     let entry = daemon.session(session).unwrap();
     until(&entry, SessionState::Reconnecting, Some("target_unreachable")).await;
