@@ -15,6 +15,8 @@ use uuid::Uuid;
 
 use crate::audit::Identities;
 use crate::secrets::{LiveSecret, Secrets};
+use crate::session::hold::Hold;
+use crate::session::state::SessionRecord;
 use crate::upstream::UpstreamSettings;
 
 /// Where the agent runs, as parsed from the operator's words.
@@ -153,10 +155,14 @@ pub struct SessionRequest {
     pub state_dir: Option<PathBuf>,
     /// A session that a predecessor left may be gone on with; its token is known to its agent only.
     pub resume: bool,
+    /// A session of an earlier process that is gone on with: the same name, token and place, or nothing.
+    pub returns: Option<SessionRecord>,
     /// Listen on a unix socket of this path on the target instead of a port.
     pub unix_socket: Option<PathBuf>,
     /// Go on although the listener is not on loopback.
     pub allow_exposed_forward: bool,
+    /// By which it may be served; `None` where it is not kept in a store.
+    pub hold: Option<Arc<Hold>>,
 }
 
 impl SessionRequest {

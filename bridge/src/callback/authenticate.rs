@@ -1,6 +1,7 @@
 //! Step 2, authenticate: is this caller on its own channel, at its own address, with its own token?
 //!
-//! Here: the checks that need nothing but the head, in their order: framing, Host, token. The token is checked on each
+//! Here: the checks that need nothing but the head, in their order: framing, Host, token, and whether this daemon may
+//! serve the session. The token is checked on each
 //! request, against the one session whose channel this is. Next: `read.rs`.
 
 use http::header;
@@ -40,6 +41,8 @@ pub(crate) fn session(arrived: Arrived) -> Result<Caller, Refusal> {
         CallerProof::Channel => {}
         CallerProof::Token => token(&arrived)?,
     }
+    // Before anything of it is read: another daemon may serve the session by now.
+    arrived.session.is_ours()?;
     Ok(Caller { arrived })
 }
 

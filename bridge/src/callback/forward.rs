@@ -17,7 +17,9 @@ use super::body::{UploadControl, UpstreamBody};
 use super::refusal::Refusal;
 use super::throttle::{Admitted, Payload};
 use crate::session::Session;
+use crate::session::hold::NotServed;
 use crate::session::ledger::Outcome;
+use crate::store::NewEntry;
 use crate::upstream::{Authorization, Via, never_sent};
 
 /// Safe methods change nothing, so a lost answer does no harm (RFC 9110 section 9.2.1).
@@ -40,9 +42,10 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     let session = Arc::clone(&request.session);
     let request_id = request.request_id;
     let key = request.idempotency_key.as_deref();
+    let (route, path) = (admitted.permit.route(), request.target.path());
     if !session
         .ledger
-        .open(request_id, request.method.clone(), request.target.path(), key)
+        .open(request_id, request.method.clone(), route, path, key)
     {
         return Err(Refusal::Unavailable {
             why: "too many callbacks with an open outcome",
@@ -50,6 +53,11 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     }
     let settling = Arc::clone(&session);
     let task = session.tasks.spawn(async move {
+        if let Err(not_served) = enter(&admitted).await {
+            counted(&settling, &Outcome::NotSent);
+            settling.ledger.settle(request_id, Outcome::NotSent);
+            return Err(not_served.into());
+        }
         let result = run_unsafe(admitted).await;
         settle(&settling, request_id, outcome_of(&result));
         super::trail::settled_late(&settling, request_id);
@@ -58,7 +66,7 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
     match task.await {
         Ok(result) => result,
         Err(_) => {
-            let reason = "task_failed";
+            let reason = "task_failed".into();
             settle(&session, request_id, Outcome::Indeterminate { reason });
             Err(Refusal::Indeterminate(
                 "the bridge failed while it waited for the answer",
@@ -69,10 +77,30 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
 
 /// What became of it is written down, and counted.
 fn settle(session: &Session, request_id: Uuid, outcome: Outcome) {
+    counted(session, &outcome);
+    session.settles(request_id, outcome);
+}
+
+fn counted(session: &Session, outcome: &Outcome) {
     if let Some(metrics) = &session.shared.metrics {
         metrics.outcome(outcome.name());
     }
-    session.ledger.settle(request_id, outcome);
+}
+
+/// It stands in the store that it is sent, before it is; or it is not sent.
+async fn enter(admitted: &Admitted) -> Result<(), NotServed> {
+    let request = &admitted.request;
+    let Some(hold) = &request.session.hold else {
+        return Ok(());
+    };
+    let entry = NewEntry {
+        request_id: request.request_id,
+        idempotency_key: request.idempotency_key.clone(),
+        method: request.method.as_str().to_owned(),
+        route: admitted.permit.route().to_owned(),
+        path: request.target.path().to_owned(),
+    };
+    hold.enter(&entry).await
 }
 
 async fn run_unsafe(admitted: Admitted) -> Result<Reply, Refusal> {
@@ -88,7 +116,9 @@ fn outcome_of(result: &Result<Reply, Refusal>) -> Outcome {
         Ok(reply) => Outcome::Answered {
             status: reply.status.as_u16(),
         },
-        Err(Refusal::Indeterminate(reason)) => Outcome::Indeterminate { reason },
+        Err(Refusal::Indeterminate(reason)) => Outcome::Indeterminate {
+            reason: (*reason).into(),
+        },
         // Every other refusal of this step says that nothing was sent.
         Err(_) => Outcome::NotSent,
     }
@@ -121,6 +151,8 @@ enum Failure {
     NotARequest,
     /// There is no credential to send it with.
     NoCredential,
+    /// The session is not this daemon's any more.
+    NotOwner,
 }
 
 impl Failure {
@@ -132,6 +164,7 @@ impl Failure {
             Self::CallerBroke => Refusal::Malformed("the body ended before its declared length"),
             Self::NotARequest => Refusal::Malformed("the request cannot be forwarded"),
             Self::NoCredential => NO_CREDENTIAL,
+            Self::NotOwner => Refusal::NotOwner,
         }
     }
 
@@ -143,6 +176,7 @@ impl Failure {
             Self::CallerBroke => Refusal::Indeterminate("the body broke on its way"),
             Self::NotARequest => Refusal::Malformed("the request cannot be forwarded"),
             Self::NoCredential => NO_CREDENTIAL,
+            Self::NotOwner => Refusal::NotOwner,
         }
     }
 }
@@ -172,6 +206,10 @@ async fn dispatch(admitted: &Admitted, deadline: Instant) -> Result<Sent, Failur
     let mut via = Via::Pool;
     loop {
         let request = build(admitted, body(), &authorization)?;
+        // What came before may have taken its time.
+        if admitted.request.session.is_ours().is_err() {
+            return Err(Failure::NotOwner);
+        }
         let error = match tokio::time::timeout_at(head_deadline, upstream.send(request, via)).await {
             Ok(Ok(response)) => {
                 if let Some(control) = &upload {

@@ -13,8 +13,9 @@ use super::read::{BRIDGE_PREFIX, CallbackRequest};
 use super::refusal::Refusal;
 use crate::session::rates::SessionRates;
 use crate::session::{CONCURRENCY, SESSION_BODY_BYTES};
+use crate::store::StoreError;
 
-pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>, Refusal> {
+pub(crate) async fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>, Refusal> {
     let session = &question.session;
     let path = question.target.path();
     let asked = path
@@ -48,17 +49,28 @@ pub(crate) fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>,
             "status": if session.draining.is_cancelled() { "draining" } else { "ok" },
             "callbacks_under_way": CONCURRENCY.saturating_sub(session.places.available_permits()),
         }))),
-        "outcomes" => Ok(told(&json!({ "outcomes": session.ledger.newest() }))),
+        "outcomes" => {
+            let newest = session.outcomes().await.map_err(unread)?;
+            Ok(told(&json!({ "outcomes": newest })))
+        }
         _ => match asked.strip_prefix("outcome/") {
             Some(id) if !id.is_empty() => {
-                let entry = session
-                    .ledger
-                    .look_up(&decoded(id))
-                    .ok_or(Refusal::OutcomeUnknown)?;
-                Ok(told(&entry))
+                let known = session.outcome(&decoded(id)).await.map_err(unread)?;
+                Ok(told(&known.ok_or(Refusal::OutcomeUnknown)?))
             }
             Some(_) | None => Err(Refusal::UnknownBridgePath),
         },
+    }
+}
+
+/// Not known is something else than not to be found out now.
+fn unread(error: StoreError) -> Refusal {
+    tracing::warn!(
+        error = &error as &dyn std::error::Error,
+        "the ledger cannot be read"
+    );
+    Refusal::Unavailable {
+        why: "the bridge cannot read its ledger at the moment",
     }
 }
 

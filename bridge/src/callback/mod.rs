@@ -75,7 +75,7 @@ async fn steps(arrived: Arrived, record: &mut Record) -> Result<Response<AnswerB
         Asked::Api(request) => request,
         Asked::Bridge(question) => {
             record.asks_bridge()?;
-            return introspect::answer(&question);
+            return introspect::answer(&question).await;
         }
     };
     let permit = decide::permit(request, record)?;

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use super::accept::Fault;
 use super::answer::AnswerBody;
+use crate::session::hold::NotServed;
 
 /// Why a callback was not answered by the upstream.
 #[derive(Debug)]
@@ -40,6 +41,8 @@ pub(crate) enum Refusal {
     Unavailable {
         why: &'static str,
     },
+    /// The session is not, or not certainly, this daemon's.
+    NotOwner,
     UpstreamUnreachable,
     UpstreamFailed(&'static str),
     UpstreamTimeout,
@@ -80,7 +83,7 @@ impl Refusal {
             Self::ContentType(_) => StatusCode::UNSUPPORTED_MEDIA_TYPE,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::RateLimited { .. } => StatusCode::TOO_MANY_REQUESTS,
-            Self::Unavailable { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            Self::Unavailable { .. } | Self::NotOwner => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamUnreachable | Self::UpstreamFailed(_) => StatusCode::BAD_GATEWAY,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::Indeterminate(_) => StatusCode::CONFLICT,
@@ -101,6 +104,7 @@ impl Refusal {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::RateLimited { .. } => "rate_limited",
             Self::Unavailable { .. } => "unavailable",
+            Self::NotOwner => "not_owner",
             Self::UpstreamUnreachable => "upstream_unreachable",
             Self::UpstreamFailed(_) => "upstream_failed",
             Self::UpstreamTimeout => "upstream_timeout",
@@ -115,6 +119,7 @@ impl Refusal {
             Self::Framing(fault) => matches!(fault, Fault::HeadTimeout | Fault::BodyTimeout),
             Self::RateLimited { .. }
             | Self::Unavailable { .. }
+            | Self::NotOwner
             | Self::UpstreamUnreachable
             | Self::UpstreamFailed(_)
             | Self::UpstreamTimeout => true,
@@ -148,6 +153,7 @@ impl Refusal {
             | Self::BodyTooLarge { .. }
             | Self::RateLimited { .. }
             | Self::Unavailable { .. }
+            | Self::NotOwner
             | Self::OutcomeUnknown => DecidedBy::Bridge,
         }
     }
@@ -182,6 +188,7 @@ impl Refusal {
             | Self::BodyTooLarge { .. }
             | Self::RateLimited { .. }
             | Self::Unavailable { .. }
+            | Self::NotOwner
             | Self::UpstreamUnreachable
             | Self::UpstreamFailed(_)
             | Self::UpstreamTimeout
@@ -204,6 +211,7 @@ impl Refusal {
             | Self::BodyTooLarge { .. }
             | Self::RateLimited { .. }
             | Self::Unavailable { .. }
+            | Self::NotOwner
             | Self::UpstreamUnreachable
             | Self::UpstreamFailed(_)
             | Self::UpstreamTimeout
@@ -227,6 +235,7 @@ impl Refusal {
             Self::BodyTooLarge { limit_bytes } => format!("the body is larger than {limit_bytes} bytes"),
             Self::RateLimited { why, .. } => (*why).to_owned(),
             Self::Unavailable { why } => (*why).to_owned(),
+            Self::NotOwner => "another daemon may be serving this session by now; nothing was sent".into(),
             Self::UpstreamUnreachable => "the Paperclip API could not be reached; nothing was sent".into(),
             Self::UpstreamFailed(why) => format!("the Paperclip API gave no usable answer: {why}"),
             Self::UpstreamTimeout => "the Paperclip API did not answer in time".into(),
@@ -259,6 +268,7 @@ impl Refusal {
             | Self::BodyTooLarge { .. }
             | Self::RateLimited { .. }
             | Self::Unavailable { .. }
+            | Self::NotOwner
             | Self::UpstreamUnreachable
             | Self::UpstreamFailed(_)
             | Self::UpstreamTimeout => None,
@@ -283,6 +293,7 @@ impl Refusal {
             | Self::ContentType(_)
             | Self::RateLimited { .. }
             | Self::Unavailable { .. }
+            | Self::NotOwner
             | Self::UpstreamUnreachable
             | Self::UpstreamFailed(_)
             | Self::UpstreamTimeout
@@ -313,7 +324,7 @@ impl Refusal {
             } => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from(*retry_after_seconds));
             }
-            Self::Unavailable { .. } => {
+            Self::Unavailable { .. } | Self::NotOwner => {
                 headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
             }
             Self::Indeterminate(_) => {
@@ -349,5 +360,16 @@ fn framing_code(fault: Fault) -> &'static str {
         StatusCode::PAYLOAD_TOO_LARGE => "body_too_large",
         StatusCode::REQUEST_TIMEOUT => "request_timeout",
         _ => "malformed_request",
+    }
+}
+
+impl From<NotServed> for Refusal {
+    fn from(why: NotServed) -> Self {
+        match why {
+            NotServed::NotOwner => Self::NotOwner,
+            NotServed::Unwritten => Self::Unavailable {
+                why: "the bridge cannot write its ledger at the moment; nothing was sent",
+            },
+        }
     }
 }

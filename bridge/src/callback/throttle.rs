@@ -8,6 +8,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use governor::clock::{Clock, DefaultClock};
 use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use policy::Permit;
 use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
@@ -23,6 +24,8 @@ use crate::session::rates::commented;
 #[derive(Debug)]
 pub(crate) struct Admitted {
     pub(super) request: CallbackRequest,
+    /// What policy said of it.
+    pub(super) permit: Permit,
     pub(super) payload: Payload,
     /// Given back when the answer has gone.
     pub(super) place: OwnedSemaphorePermit,
@@ -110,6 +113,7 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
     };
     Ok(Admitted {
         request,
+        permit,
         payload,
         place,
         held,

@@ -189,7 +189,7 @@ impl Trail {
         });
         if self.unsafe_dispatched && self.replied.is_none() {
             // It may still run. Whoever comes second, here or where it ends, sees what the other left.
-            session.ledger.delivered(told.request_id, false);
+            session.delivers(told.request_id, false);
             settled(session, &self.hand, told.request_id);
         }
     }

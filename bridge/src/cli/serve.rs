@@ -23,8 +23,10 @@ use crate::cli::stdio::{complain, print, print_json};
 use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Ops};
 use crate::daemon::Daemon;
+use crate::placing::with_causes;
 use crate::service::{self, Notifier, Passed};
 use crate::session::state::own_folder;
+use crate::store;
 
 /// Beyond the time that callbacks get, what taking down listeners and giving back leases may need.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
@@ -82,7 +84,11 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         settings,
         secrets,
         audit,
+        store,
     } = arguments.setup().await?;
+    let store = store::open(store)
+        .await
+        .map_err(|error| unusable(with_causes(&error)))?;
     let audit = match audit {
         Some(settings) => Some(Audit::open(settings).map_err(|error| unusable(error.to_string()))?),
         None => None,
@@ -97,9 +103,12 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         None => Ops::bind(settings.ops).await,
     };
     let ops = ops.map_err(unusable)?;
-    arguments.tell(&control, &ops)?;
     let (drain, dashboard) = (settings.drain, settings.dashboard);
-    let daemon = Daemon::new(settings, secrets, audit);
+    let daemon = Daemon::new(settings, secrets, audit, Some(store));
+    daemon.resume().await.map_err(|error| {
+        Failure::new(Exit::Failed, "what is in the store cannot be taken on").because(error)
+    })?;
+    arguments.tell(&control, &ops)?;
     if dashboard && daemon.door().opens(ops.address()) {
         tell_of_dashboard(&daemon, ops.address());
     }
@@ -109,6 +118,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     listeners.spawn(ops.serve(Arc::clone(&daemon), stop.clone()));
     listeners.spawn(forget(Arc::clone(&daemon), stop.clone()));
     listeners.spawn(service::watch(Arc::clone(&daemon), Notifier, stop.clone()));
+    listeners.spawn(Arc::clone(&daemon).hold(stop.clone()));
     listeners.close();
     Notifier.ready("serving".to_owned()).await;
     tokio::select! {

@@ -14,9 +14,10 @@ use crate::config::model::{
 };
 use crate::config::{self, Effective, Flag, LoadOptions, Origin, leaves};
 use crate::daemon::DaemonSettings;
-use crate::secrets::{SecretSettings, Secrets};
+use crate::secrets::{Secret, SecretSettings, Secrets};
 use crate::session::Minting;
 use crate::session::rates::{Rate, Scope};
+use crate::store::{self, StoreSettings, StoreUrl};
 use crate::telemetry::metrics::Class;
 
 /// Keys, or what they begin with, that this version's `serve` does not follow yet.
@@ -35,7 +36,6 @@ const NOT_YET: &[&str] = &[
     "sessions.misses",
     "sessions.drain_timeout",
     "sessions.keep_ended",
-    "store",
     "audit.body_digest_max",
     "telemetry",
 ];
@@ -47,6 +47,8 @@ pub(super) struct Setup {
     pub(super) secrets: Secrets,
     /// `None`: no audit is wanted.
     pub(super) audit: Option<AuditSettings>,
+    /// Where what outlives the process is kept.
+    pub(super) store: StoreSettings,
 }
 
 /// Reads and checks the configuration with the options over it.
@@ -111,6 +113,7 @@ impl Setup {
             true => Some(audit_settings(&config.audit, &secrets, &state_dir).await?),
             false => None,
         };
+        let store = store_settings(config, &secrets, &state_dir).await?;
         let mut settings = DaemonSettings::new(state_dir, control, config.listeners.ops.address);
         settings.dashboard = config.listeners.ops.dashboard;
         settings.allow_uids.clone_from(&config.control.allow_uids);
@@ -119,6 +122,7 @@ impl Setup {
         settings.heartbeat = config.sessions.heartbeat;
         settings.most_sessions = usize::try_from(config.sessions.max).unwrap_or(usize::MAX);
         settings.drain = config.drain.timeout;
+        settings.keep_outcomes = config.store.keep_outcomes;
         settings.rates = rates(&config.limits.rate);
         settings.minting = match config.mutations.idempotency {
             Idempotency::Forward => None,
@@ -132,6 +136,7 @@ impl Setup {
             settings,
             secrets,
             audit,
+            store,
         })
     }
 }
@@ -151,6 +156,50 @@ pub(super) fn control(config: &Config) -> Result<Option<PathBuf>, Failure> {
              have; give unix:PATH",
         )),
     }
+}
+
+/// Where the store is and how hard it writes; its durability is the audit's.
+///
+/// # Errors
+///
+/// Code 3 for a URL that cannot be used, and where its password cannot be read.
+async fn store_settings(
+    config: &Config,
+    secrets: &Secrets,
+    state_dir: &Path,
+) -> Result<StoreSettings, Failure> {
+    let refused = |key: &str, error: &dyn std::fmt::Display| {
+        Failure::new(Exit::Configuration, format!("store.{key}: {error}"))
+    };
+    let url = match &config.store.url {
+        None => StoreUrl::Sqlite,
+        Some(url) if url == "sqlite:" => StoreUrl::Sqlite,
+        Some(url) if url.starts_with("sqlite:") => {
+            return Err(refused(
+                "url",
+                &"the SQLite file is store.db in the state folder; leave the key out, and place the folder with --state-dir",
+            ));
+        }
+        Some(url) => StoreUrl::parse(&Secret::new(url.as_str())).map_err(|error| refused("url", &error))?,
+    };
+    let password = match &config.store.password {
+        None => None,
+        Some(reference) => {
+            let read = secrets.live(reference).get().await;
+            let read = read.map_err(|error| refused("password", &error))?;
+            Some(Secret::clone(&read))
+        }
+    };
+    Ok(StoreSettings {
+        url,
+        password,
+        connections: config.store.connections,
+        folder: state_dir.to_owned(),
+        durability: match config.audit.durability {
+            Durability::Write => store::Durability::Write,
+            Durability::Fsync | Durability::FsyncAll => store::Durability::Fsync,
+        },
+    })
 }
 
 async fn audit_settings(

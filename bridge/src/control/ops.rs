@@ -163,7 +163,7 @@ async fn healthz() -> Json<serde_json::Value> {
 
 /// Each check by its name; ready only where all are.
 async fn readyz(State(daemon): State<Arc<Daemon>>) -> Response {
-    let checks = checks(&daemon);
+    let checks = checks(&daemon).await;
     let ready = checks.iter().all(|(_, fault)| fault.is_none());
     let told: serde_json::Map<_, _> = checks
         .into_iter()
@@ -188,11 +188,12 @@ pub(super) fn faults(daemon: &Daemon) -> BTreeMap<String, String> {
 /// What must be so for the daemon to take sessions and serve them, each with what is wrong with it.
 ///
 /// The configuration and the listeners were checked before this could be asked.
-fn checks(daemon: &Daemon) -> Vec<(&'static str, Option<String>)> {
+async fn checks(daemon: &Daemon) -> Vec<(&'static str, Option<String>)> {
     vec![
         ("configuration", None),
         ("listeners", None),
         ("audit", daemon.audit_fault()),
+        ("store", daemon.store_fault().await),
         (
             "draining",
             daemon.is_draining().then(|| "the daemon is ending".to_owned()),

@@ -95,6 +95,9 @@ impl From<CreateError> for Problem {
             },
             CreateError::Draining => Self::new(StatusCode::SERVICE_UNAVAILABLE, "draining", detail),
             CreateError::Full(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, "too_many_sessions", detail),
+            CreateError::Unwritten(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, "store_unavailable", detail)
+            }
             CreateError::Failed(_) => Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", detail),
         }
     }

@@ -5,7 +5,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::time::{Duration, SystemTime};
 
+use policy::TokenDigest;
 use runners::CommandManagedRuntimeRunner;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
@@ -16,13 +18,19 @@ use super::events::Events;
 use super::shown::{Opened, Rung, SessionShown, time};
 use super::state::{Ending, SessionState, Standing};
 use super::traffic::Tally;
-use crate::app::OpenSession;
+use crate::app::{OpenSession, SessionRecord};
 use crate::session::Session;
+use crate::session::hold::Hold;
 use crate::session::ledger::Ledger;
+use crate::store::{self, SessionRow};
 use crate::upstream::UpstreamSettings;
 
 /// The variable of the token, which is shown once.
 const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
+/// Why a session is starting that an earlier process had.
+const RESTARTED: &str = "restarted";
+/// The store gets so long before somebody is told of a session that is not written down.
+const WRITING: Duration = Duration::from_secs(2);
 /// Orders that wait for a session's task.
 pub(super) const ORDERS: usize = 4;
 
@@ -66,11 +74,18 @@ struct Facts {
 pub(crate) struct Entry {
     pub(crate) kept: Kept,
     standing: watch::Sender<Standing>,
+    place: watch::Sender<Option<SessionRecord>>,
     ending: watch::Sender<Option<Ending>>,
     heard: Mutex<Instant>,
     facts: OnceLock<Facts>,
     orders: mpsc::Sender<Order>,
     events: Arc<Events>,
+    /// `None` where nothing is kept in a store.
+    hold: Option<Arc<Hold>>,
+    /// Of the token that holds.
+    token_sha256: Mutex<[u8; 32]>,
+    /// When it could be called first.
+    ready: OnceLock<SystemTime>,
     tally: Arc<Tally>,
     /// What serves it, for as long as it does.
     serving: OnceLock<Serving>,
@@ -85,20 +100,30 @@ struct Serving {
 }
 
 impl Entry {
-    pub(super) fn new(kept: Kept, events: Arc<Events>) -> (Arc<Self>, mpsc::Receiver<Order>) {
+    pub(super) fn new(
+        kept: Kept,
+        events: Arc<Events>,
+        hold: Option<Arc<Hold>>,
+        token: TokenDigest,
+    ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
-        let standing = Standing::new(SessionState::Starting, None, None);
+        let reason = kept.place.as_ref().map(|_| RESTARTED);
+        let standing = Standing::new(SessionState::Starting, reason, None);
         let tally = events.watched().begins(kept.session);
         let entry = Arc::new(Self {
             tally,
             serving: OnceLock::new(),
-            kept,
             standing: watch::Sender::new(standing),
+            place: watch::Sender::new(kept.place.clone()),
+            kept,
             ending: watch::Sender::new(None),
             heard: Mutex::new(Instant::now()),
             facts: OnceLock::new(),
             orders,
             events,
+            hold,
+            token_sha256: Mutex::new(token.to_bytes()),
+            ready: OnceLock::new(),
         });
         entry.tell();
         (entry, taken)
@@ -119,6 +144,50 @@ impl Entry {
     /// Told of every change.
     pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// What is to be written down of it now.
+    pub(crate) fn kept_now(&self) -> Kept {
+        let place = self.place.borrow().clone();
+        let token_sha256 = place.as_ref().map_or_else(
+            || self.kept.token_sha256.clone(),
+            |place| place.token_sha256.clone(),
+        );
+        Kept {
+            place,
+            token_sha256,
+            ..self.kept.clone()
+        }
+    }
+
+    /// A successor finds it there.
+    pub(super) fn takes_place(&self, now: Option<SessionRecord>) {
+        let changed = self.place.send_if_modified(|place| {
+            let changes = now.is_some() && *place != now;
+            if changes {
+                *place = now;
+            }
+            changes
+        });
+        if changed {
+            self.changes();
+        }
+    }
+
+    /// Writes it down before anybody is told of it: who knows a URL must not lose it with this process. Where the store
+    /// does not answer, that is done later.
+    pub(super) async fn written_down(&self) {
+        let Some(hold) = &self.hold else { return };
+        // It stays marked as changed: whoever writes an older row just now writes this one afterwards.
+        match tokio::time::timeout(WRITING, hold.save(&self.row())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(
+                session = %self.id(),
+                error = &error as &dyn std::error::Error,
+                "a session is not written down yet"
+            ),
+            Err(_) => tracing::warn!(session = %self.id(), "a session is not written down yet"),
+        }
     }
 
     /// It stands elsewhere now; nothing happens where it stands so already, or has ended.
@@ -149,6 +218,7 @@ impl Entry {
             "session"
         );
         self.events.stands(self.id(), &self.kept.run_id, &standing);
+        self.changes();
     }
 
     /// It shall end. A wish that cuts wins over one that does not; otherwise the first one stays.
@@ -192,15 +262,56 @@ impl Entry {
             env,
             ledger,
         });
+        let _first = self.ready.set(SystemTime::now());
+        self.changes();
+    }
+
+    /// By which it is served, where it is kept in a store.
+    pub(crate) fn hold(&self) -> Option<&Arc<Hold>> {
+        self.hold.as_ref()
+    }
+
+    /// Its row is to be written anew.
+    fn changes(&self) {
+        if let Some(hold) = &self.hold {
+            hold.changes();
+        }
+    }
+
+    /// Its agent shows another token from now on.
+    pub(super) fn takes_token(&self, token: TokenDigest) {
+        *self.token_sha256.lock().unwrap_or_else(PoisonError::into_inner) = token.to_bytes();
+        self.changes();
+    }
+
+    /// As it is written down.
+    pub(super) fn row(&self) -> SessionRow {
+        let standing = self.standing();
+        let token = *self.token_sha256.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.kept_now();
+        let mut row = row(&kept, token);
+        if let Some(place) = kept.place {
+            row.tunnel = Some(place.tunnel);
+            row.port = place.port;
+            row.unix_path = place.unix_path.map(|path| path.display().to_string());
+            row.url = place.url;
+        }
+        standing.state.name().clone_into(&mut row.state);
+        row.reason = standing.reason.map(str::to_owned);
+        row.ready_at = self.ready.get().copied();
+        if standing.is_over_for_good() {
+            row.ended_at = Some(standing.since);
+        }
+        row
     }
 
     /// This serves it from now on.
-    pub(super) fn served_by(&self, open: &OpenSession, upstream: UpstreamSettings) {
+    pub(super) fn served_by(&self, open: &OpenSession) {
         // Once in its life.
         let _first = self.serving.set(Serving {
             session: Arc::downgrade(open.session()),
             runner: Arc::downgrade(&open.runner),
-            upstream,
+            upstream: open.upstream.clone(),
         });
     }
 
@@ -250,6 +361,7 @@ impl Entry {
             reason,
             detail,
             since,
+            ..
         } = self.standing();
         let facts = self.facts.get();
         let asked = &self.kept.asked;
@@ -263,8 +375,12 @@ impl Entry {
             detail,
             since: time(since),
             target: asked.target.clone(),
-            tunnel: facts.map(|facts| facts.tunnel.clone()),
-            url: facts.map(|facts| facts.url.clone()),
+            tunnel: facts
+                .map(|facts| facts.tunnel.clone())
+                .or_else(|| Some(self.place.borrow().as_ref()?.tunnel.clone())),
+            url: facts
+                .map(|facts| facts.url.clone())
+                .or_else(|| self.place.borrow().as_ref()?.url.clone()),
             run_id: self.kept.run_id.clone(),
             agent_id: asked.agent_id.clone(),
             company_id: asked.company_id.clone(),
@@ -283,5 +399,43 @@ impl Entry {
                 .ledger()
                 .map_or(0, |ledger| u64::try_from(ledger.open_count()).unwrap_or(u64::MAX)),
         }
+    }
+}
+
+/// Whether every daemon reaches the target, and owes nothing for it: an SSH host.
+fn is_host(target: &str) -> bool {
+    target != "local" && (target.starts_with("ssh://") || !target.contains(':'))
+}
+
+/// What is written down of a session when it is asked for.
+pub(super) fn row(kept: &Kept, token_sha256: [u8; 32]) -> SessionRow {
+    let asked = &kept.asked;
+    SessionRow {
+        id: kept.session,
+        state: SessionState::Starting.name().to_owned(),
+        reason: None,
+        target: asked.target.clone(),
+        // Plain values, which can always be written.
+        request: serde_json::to_value(kept).unwrap_or_default(),
+        // A lease stands in the book of the daemon that took it; nobody else can give it back.
+        anywhere: is_host(&asked.target),
+        tunnel: None,
+        port: None,
+        url: None,
+        unix_path: None,
+        token_sha256,
+        run_id: kept.run_id.clone(),
+        agent_id: asked.agent_id.clone(),
+        company_id: asked.company_id.clone(),
+        issue_id: asked.issue_id.clone(),
+        environment_id: asked.environment_id.clone(),
+        upstream: asked.upstream.clone().unwrap_or_default(),
+        created_at: kept.created,
+        ready_at: None,
+        heartbeat_at: None,
+        expires_at: Some(kept.expires),
+        ended_at: None,
+        revoked: false,
+        hold: store::Hold::default(),
     }
 }

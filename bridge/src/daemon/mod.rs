@@ -1,40 +1,45 @@
 //! The daemon: many sessions in one process, from the request for one to a day after its end.
 //!
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
-//! one task that each has, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
-//! told of it, in `traffic` how much is going on. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
-//! process (`store/`; `Kept` is what there is to write down). Read next: `life`.
+//! one task that each has, in `returning` how those of an earlier process come back, in `state` the states it goes
+//! through, in `entry` what is kept of it, in `holding` what is kept of it in the store, in `events` what is told of it,
+//! in `traffic` how much is going on. Not here: how it is spoken to (`control/`), how one session is opened (`app/`),
+//! what outlives this process (`store/`). Read next: `life`.
 
 mod settings;
 mod state;
 mod asked;
 mod entry;
 mod life;
+mod returning;
 mod table;
 mod reaping;
 mod events;
 mod traffic;
 mod shown;
+mod holding;
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
-use policy::Token;
-use tokio::sync::oneshot;
+use policy::{Token, TokenDigest};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::{App, Named, SessionRequest};
-use crate::audit::{Audit, Identities};
+use crate::audit::Audit;
 use crate::dashboard::Door;
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
 use crate::session::rates::RateTable;
+use crate::session::state::hex;
+use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
 pub(crate) use asked::NO_HEARTBEAT;
@@ -55,6 +60,8 @@ pub(crate) use traffic::Watched;
 pub use traffic::{Recent, Traffic};
 
 use asked::{Around, Kept, Understood};
+use entry::Order;
+use holding::Holding;
 use life::Life;
 use table::Table;
 
@@ -69,6 +76,8 @@ pub(crate) enum CreateError {
     Draining,
     #[error("the daemon has {0} sessions, which is all it takes; end one, or try again later")]
     Full(usize),
+    #[error("the session cannot be written down, so there is none: {0}")]
+    Unwritten(String),
     #[error("{0}")]
     Failed(String),
 }
@@ -93,10 +102,14 @@ pub struct Daemon {
     /// Where every callback is written down, unless that is off.
     audit: Option<Arc<Audit>>,
     rates: Arc<RateTable>,
+    /// `None`: nothing outlives this process.
+    holding: Option<Holding>,
     secrets: Secrets,
     table: Mutex<Table>,
     lives: TaskTracker,
     draining: CancellationToken,
+    /// Turns of sessions that come back.
+    returning: Semaphore,
     started: SystemTime,
     /// Who may look at the dashboard.
     door: Door,
@@ -105,7 +118,12 @@ pub struct Daemon {
 impl Daemon {
     /// Nothing runs yet.
     #[must_use]
-    pub fn new(settings: DaemonSettings, secrets: Secrets, audit: Option<Arc<Audit>>) -> Arc<Self> {
+    pub fn new(
+        mut settings: DaemonSettings,
+        secrets: Secrets,
+        audit: Option<Arc<Audit>>,
+        store: Option<Arc<dyn Store>>,
+    ) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let metrics = Arc::new(Metrics::default());
         let shared = Shared {
@@ -115,11 +133,17 @@ impl Daemon {
             rates: None,
         };
         let rates = RateTable::new(settings.rates.iter().copied());
-        let mut app = App::default().sharing(shared).with_rates(Arc::clone(&rates));
+        let mut app = App::default()
+            .sharing(shared)
+            .with_rates(Arc::clone(&rates))
+            .with_journal_in(&settings.state_dir);
         if let Some(audit) = &audit {
             app = app.with_audit(Arc::clone(audit));
         }
+        settings.keeps_sessions |= store.is_some();
+        let holding = store.map(|store| Holding::new(store, settings.keep_outcomes));
         Arc::new(Self {
+            holding,
             settings,
             app: Arc::new(app),
             audit,
@@ -130,6 +154,7 @@ impl Daemon {
             table: Mutex::default(),
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
+            returning: Semaphore::new(returning::AT_ONCE),
             started: SystemTime::now(),
             door: Door::default(),
         })
@@ -169,13 +194,7 @@ impl Daemon {
         let token = fresh_token().map_err(CreateError::Failed)?;
         let (digest, shown) = (token.digest(), shown_at_once(&request, &token));
         request.named = Some(Named { id, token });
-        request.whose = Identities {
-            run: None,
-            agent: asked.agent_id.clone(),
-            company: asked.company_id.clone(),
-            issue: asked.issue_id.clone(),
-            environment: asked.environment_id.clone(),
-        };
+        request.whose = asked.whose();
         let created = SystemTime::now();
         let kept = Kept {
             session: id,
@@ -185,16 +204,12 @@ impl Daemon {
             created,
             expires: created + ttl,
             heartbeat,
+            token_sha256: hex(digest.to_bytes()),
+            place: None,
         };
-        let (entry, orders) = {
-            let mut table = self.table();
-            // Others may have come while the request was being understood.
-            self.room_in(&table)?;
-            let (entry, orders) = Entry::new(kept, Arc::clone(&self.events));
-            table.living.insert(id, Arc::clone(&entry));
-            (entry, orders)
-        };
+        let (entry, orders) = self.written(kept, digest).await?;
         self.events.token_of(id, digest);
+        request.hold = entry.hold().cloned();
         let (tell, opened) = oneshot::channel();
         let life = Life {
             app: Arc::clone(&self.app),
@@ -203,6 +218,7 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             orders,
             drain: self.settings.drain,
+            leaves: self.settings.keeps_sessions,
             expires: Instant::now() + ttl,
         };
         let daemon = Arc::clone(self);
@@ -216,6 +232,37 @@ impl Daemon {
             token: shown,
             opened,
         })
+    }
+
+    /// Writes a session down and takes it into the table.
+    async fn written(
+        &self,
+        kept: Kept,
+        token: TokenDigest,
+    ) -> Result<(Arc<Entry>, mpsc::Receiver<Order>), CreateError> {
+        let row = entry::row(&kept, token.to_bytes());
+        let hold = match &self.holding {
+            Some(holding) => {
+                let begun = holding.begin(&row).await;
+                Some(begun.map_err(|error| CreateError::Unwritten(error.to_string()))?)
+            }
+            None => None,
+        };
+        let placed = {
+            let mut table = self.table();
+            // Others may have come meanwhile.
+            self.room_in(&table).map(|()| {
+                let (entry, orders) = Entry::new(kept, Arc::clone(&self.events), hold.clone(), token);
+                table.living.insert(entry.id(), Arc::clone(&entry));
+                (entry, orders)
+            })
+        };
+        match (&placed, &self.holding, &hold) {
+            (Ok((entry, _)), Some(holding), _) => holding.holds(entry),
+            (Err(_), Some(holding), Some(hold)) => holding.gives_up(hold, row, "refused").await,
+            (Ok(_) | Err(_), None, _) | (Err(_), Some(_), None) => {}
+        }
+        placed
     }
 
     /// Reading a policy and the files that a target names blocks on the disk.
@@ -342,6 +389,9 @@ impl Daemon {
     /// To be awaited before the process ends: leases that are being given back get half a minute.
     pub async fn settle(&self) {
         self.app.settle().await;
+        if let Some(holding) = &self.holding {
+            holding.flush().await;
+        }
         let Some(audit) = self.audit.clone() else { return };
         // It waits for the disk.
         let closed = tokio::task::spawn_blocking(move || audit.close()).await;
@@ -354,6 +404,11 @@ impl Daemon {
     pub(crate) fn audit_fault(&self) -> Option<String> {
         let fault = self.audit.as_ref()?.health().err()?;
         Some(fault.to_string())
+    }
+
+    /// Whether what must outlive this process can be written down.
+    pub(crate) async fn store_fault(&self) -> Option<String> {
+        self.holding.as_ref()?.fault().await
     }
 
     /// Limits keep no key whose calls no longer count.

@@ -16,6 +16,8 @@ const TTL: Duration = Duration::from_hours(24);
 const HEARTBEAT: Duration = Duration::from_secs(30);
 /// Callbacks under way get so long when the daemon ends.
 const DRAIN: Duration = Duration::from_secs(30);
+/// What became of unsafe callbacks can be asked for so long.
+const KEEP_OUTCOMES: Duration = Duration::from_hours(24);
 /// Sessions that live at the same time.
 const MOST_SESSIONS: usize = 4096;
 
@@ -40,8 +42,12 @@ pub struct DaemonSettings {
     pub heartbeat: Duration,
     /// Callbacks under way get so long when the daemon ends.
     pub drain: Duration,
+    /// Sessions are written down, so that a successor of this process goes on with those that live at its planned end.
+    pub keeps_sessions: bool,
     /// Sessions that live at the same time.
     pub most_sessions: usize,
+    /// What became of unsafe callbacks can be asked for so long.
+    pub keep_outcomes: Duration,
     /// Limits that count across sessions.
     pub rates: Vec<Rate>,
     /// Which unsafe callbacks get an `Idempotency-Key` where they bring none; `None`: none does.
@@ -66,7 +72,9 @@ impl DaemonSettings {
             ttl: TTL,
             heartbeat: HEARTBEAT,
             drain: DRAIN,
+            keeps_sessions: false,
             most_sessions: MOST_SESSIONS,
+            keep_outcomes: KEEP_OUTCOMES,
             rates: Vec::new(),
             minting: None,
             upstreams: BTreeMap::new(),

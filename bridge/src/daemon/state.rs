@@ -61,6 +61,8 @@ pub(crate) struct Standing {
     /// One line for the operator.
     pub(crate) detail: Option<String>,
     pub(crate) since: SystemTime,
+    /// It has ended here and is left to a successor of this process.
+    pub(crate) left: bool,
 }
 
 impl Standing {
@@ -70,7 +72,18 @@ impl Standing {
             reason,
             detail,
             since: SystemTime::now(),
+            left: false,
         }
+    }
+
+    /// The same, with the session left to a successor of this process.
+    pub(crate) fn leaving(self) -> Self {
+        Self { left: true, ..self }
+    }
+
+    /// Whether nobody goes on with it.
+    pub(crate) fn is_over_for_good(&self) -> bool {
+        self.state == SessionState::Ended && !self.left
     }
 
     /// What a tunnel's status means for its session.
@@ -103,6 +116,8 @@ pub(crate) enum Ending {
     Drained,
     /// The tunnel ended by itself.
     TunnelEnded,
+    /// Another daemon has it, or may have it.
+    TakenOver,
     /// The provider's hold on the sandbox is gone; in the provider's words.
     LeaseLost(String),
 }
@@ -117,6 +132,7 @@ impl Ending {
             Self::HeartbeatMissed => "heartbeat_missed",
             Self::Drained => "drained",
             Self::TunnelEnded => "tunnel_ended",
+            Self::TakenOver => "taken_over",
             Self::LeaseLost(_) => "lease_lost",
         }
     }
@@ -128,6 +144,7 @@ impl Ending {
             | Self::OwnerGone
             | Self::HeartbeatMissed
             | Self::TunnelEnded
+            | Self::TakenOver
             | Self::LeaseLost(_) => true,
             Self::Expired | Self::Drained => false,
         }
@@ -137,6 +154,9 @@ impl Ending {
         match self {
             Self::LeaseLost(why) => Some(why.clone()),
             Self::HeartbeatMissed => Some("its owner sent no heartbeat in time".to_owned()),
+            Self::TakenOver => {
+                Some("another daemon serves it now, or may; only there can it be ended".to_owned())
+            }
             Self::TunnelEnded => Some("the log says why".to_owned()),
             Self::Revoked | Self::OwnerGone | Self::Expired | Self::Drained => None,
         }

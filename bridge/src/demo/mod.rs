@@ -126,8 +126,10 @@ fn request(
         streams: None,
         state_dir: None,
         resume: false,
+        returns: None,
         unix_socket: None,
         allow_exposed_forward: false,
+        hold: None,
     })
 }
 

@@ -1,8 +1,9 @@
 //! The ledger: what became of each unsafe callback that was dispatched.
 //!
 //! Here: an in-memory table of one session, asked through `/_bridge/outcome/ID`. Not here: who writes to it
-//! (`callback/forward.rs`). It is bounded; entries whose outcome is still open are never dropped to make room.
+//! (`callback/forward.rs`), what outlives the process (`hold.rs`, `store/`). It is bounded; entries whose outcome is still open are never dropped to make room.
 
+use std::borrow::Cow;
 use std::collections::{HashMap, VecDeque};
 use std::sync::{Mutex, PoisonError};
 
@@ -11,13 +12,15 @@ use jiff::Timestamp;
 use serde::Serialize;
 use uuid::Uuid;
 
+use crate::store::{EntryOutcome, EntryRow};
+
 /// Entries kept per session.
 pub const CAPACITY: usize = 10_000;
 /// Entries that `/_bridge/outcomes` tells, the newest first.
 pub const TOLD: usize = 50;
 
 /// What became of a dispatched callback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
     /// Dispatched; no answer yet.
@@ -32,7 +35,7 @@ pub enum Outcome {
     /// It was sent, and what became of it is not known.
     Indeterminate {
         /// A stable reason.
-        reason: &'static str,
+        reason: Cow<'static, str>,
     },
 }
 
@@ -57,6 +60,8 @@ pub struct Entry {
     /// Its method.
     #[serde(serialize_with = "method_text")]
     pub method: Method,
+    /// The template of its route.
+    pub route: Box<str>,
     /// Its canonical path, without the query.
     pub path: String,
     /// The caller's own `Idempotency-Key`, if it sent one.
@@ -79,6 +84,31 @@ fn method_text<S: serde::Serializer>(method: &Method, serializer: S) -> Result<S
     serializer.serialize_str(method.as_str())
 }
 
+impl From<EntryRow> for Entry {
+    fn from(row: EntryRow) -> Self {
+        let time = |at| Timestamp::try_from(at).unwrap_or_default();
+        Self {
+            request_id: row.request_id,
+            // What stands there was a method when it was written.
+            method: Method::from_bytes(row.method.as_bytes()).unwrap_or_default(),
+            route: row.route.into(),
+            path: row.path,
+            idempotency_key: row.idempotency_key.map(Into::into),
+            dispatched_at: time(row.dispatched_at),
+            settled_at: row.settled_at.map(time),
+            outcome: match row.outcome {
+                EntryOutcome::InFlight => Outcome::InFlight,
+                EntryOutcome::Answered { status } => Outcome::Answered { status },
+                EntryOutcome::NotSent => Outcome::NotSent,
+                EntryOutcome::Indeterminate { reason } => Outcome::Indeterminate {
+                    reason: reason.into(),
+                },
+            },
+            delivered: row.delivered,
+        }
+    }
+}
+
 /// Dispatched unsafe callbacks of one session.
 #[derive(Debug, Default)]
 pub struct Ledger(Mutex<Table>);
@@ -97,7 +127,14 @@ impl Ledger {
 
     /// Writes down that a callback is about to be dispatched. `false`: no room, so it must not be.
     #[must_use]
-    pub fn open(&self, request_id: Uuid, method: Method, path: &str, idempotency_key: Option<&str>) -> bool {
+    pub fn open(
+        &self,
+        request_id: Uuid,
+        method: Method,
+        route: &str,
+        path: &str,
+        idempotency_key: Option<&str>,
+    ) -> bool {
         self.with(|table| {
             if table.order.len() >= CAPACITY && !table.make_room() {
                 return false;
@@ -109,6 +146,7 @@ impl Ledger {
             let entry = Entry {
                 request_id,
                 method,
+                route: route.into(),
                 path: path.to_owned(),
                 idempotency_key: key,
                 dispatched_at: Timestamp::now(),
@@ -205,7 +243,7 @@ mod tests {
 
     fn opened(ledger: &Ledger, key: Option<&str>) -> Uuid {
         let id = Uuid::now_v7();
-        assert!(ledger.open(id, Method::POST, "/api/x", key));
+        assert!(ledger.open(id, Method::POST, "/api/x", "/api/x", key));
         id
     }
 
@@ -240,7 +278,7 @@ mod tests {
         assert!(ledger.look_up(&newest.to_string()).is_some());
         assert!(ledger.look_up(&settled.to_string()).is_none() && ledger.look_up("key:old").is_none());
         assert!(
-            !ledger.open(Uuid::now_v7(), Method::POST, "/api/x", None),
+            !ledger.open(Uuid::now_v7(), Method::POST, "/api/x", "/api/x", None),
             "all open: no room"
         );
     }
@@ -275,7 +313,7 @@ mod tests {
         ledger.settle(
             id,
             Outcome::Indeterminate {
-                reason: "answer_lost",
+                reason: "answer_lost".into(),
             },
         );
 

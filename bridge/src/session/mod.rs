@@ -5,12 +5,14 @@
 
 pub mod budget;
 pub mod ledger;
+pub mod hold;
 pub mod rates;
 pub(crate) mod target;
 pub(crate) mod state;
 pub(crate) mod identity;
 pub(crate) mod observer;
 
+use std::collections::HashSet;
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -28,10 +30,12 @@ use tunnel::{AgentMessage, AgentStream, Callbacks, MessageBody};
 use uuid::Uuid;
 
 use crate::audit::SessionAudit;
+use crate::store::StoreError;
 use crate::telemetry::metrics::Metrics;
 use crate::upstream::Upstream;
 use budget::Budget;
-use ledger::Ledger;
+use hold::{Hold, NotServed};
+use ledger::{Entry, Ledger, Outcome, TOLD};
 use observer::Observer;
 use rates::SessionRates;
 
@@ -60,6 +64,8 @@ pub struct Session {
     pub upstream: Upstream,
     /// What became of dispatched unsafe callbacks.
     pub ledger: Arc<Ledger>,
+    /// By which this daemon may serve it; `None` where it is not kept in a store.
+    pub(crate) hold: Option<Arc<Hold>>,
     /// Bytes of bodies held.
     pub bodies: Arc<Budget>,
     /// Places for callbacks under way.
@@ -141,12 +147,12 @@ impl Session {
     /// Puts a session together; nothing runs yet.
     #[must_use]
     pub fn new(parts: SessionParts) -> Arc<Self> {
-        Self::of(Uuid::now_v7(), parts)
+        Self::of(Uuid::now_v7(), parts, None)
     }
 
     /// The same under a name that it had before: a predecessor of this process began it.
     #[must_use]
-    pub fn of(id: Uuid, parts: SessionParts) -> Arc<Self> {
+    pub fn of(id: Uuid, parts: SessionParts, hold: Option<Arc<Hold>>) -> Arc<Self> {
         Arc::new(Self {
             id,
             run_id: parts.run_id,
@@ -155,6 +161,7 @@ impl Session {
             limits: parts.limits,
             upstream: parts.upstream,
             ledger: Arc::default(),
+            hold,
             bodies: Budget::within(parts.process_bodies, SESSION_BODY_BYTES),
             places: Arc::new(Semaphore::new(CONCURRENCY)),
             rate: parts.rate.and_then(limiter),
@@ -189,6 +196,11 @@ impl Session {
             .is_some_and(|digest| digest.matches(presented))
     }
 
+    /// The digest of its token; `None` once that is void.
+    pub(crate) fn token(&self) -> Option<TokenDigest> {
+        self.token.load().as_deref().copied()
+    }
+
     /// From now on another token is this session's; the one before is void, also on connections that stand.
     pub(crate) fn takes_token(&self, digest: TokenDigest) {
         self.token.store(Some(Arc::new(digest)));
@@ -200,6 +212,68 @@ impl Session {
         self.token.store(None);
         self.draining.cancel();
         self.cut.cancel();
+    }
+
+    /// Whether this daemon may serve it now.
+    pub(crate) fn is_ours(&self) -> Result<(), NotServed> {
+        self.hold.as_ref().map_or(Ok(()), |hold| hold.check())
+    }
+
+    /// What became of a dispatched unsafe callback is known.
+    pub(crate) fn settles(&self, request_id: Uuid, outcome: Outcome) {
+        self.ledger.settle(request_id, outcome.clone());
+        if let Some(hold) = &self.hold {
+            // Its caller does not wait for the store.
+            let hold = Arc::clone(hold);
+            self.tasks
+                .spawn(async move { hold.settle(request_id, outcome).await });
+        }
+    }
+
+    /// Whether its answer reached the caller whole is known.
+    pub(crate) fn delivers(&self, request_id: Uuid, whole: bool) {
+        self.ledger.delivered(request_id, whole);
+        if let Some(hold) = &self.hold {
+            let hold = Arc::clone(hold);
+            self.tasks
+                .spawn(async move { hold.delivered(request_id, whole).await });
+        }
+    }
+
+    /// What became of a callback, also of one that a predecessor of this process dispatched: its request id, or `key:`
+    /// and the caller's own Idempotency-Key.
+    ///
+    /// # Errors
+    ///
+    /// It is not known here, and the store cannot be read.
+    pub(crate) async fn outcome(&self, id: &str) -> Result<Option<Entry>, StoreError> {
+        match (self.ledger.look_up(id), &self.hold) {
+            (None, Some(hold)) => hold.look_up(id).await,
+            (known, _) => Ok(known),
+        }
+    }
+
+    /// The newest dispatched unsafe callbacks, the newest first, also those of a predecessor of this process.
+    ///
+    /// # Errors
+    ///
+    /// The store cannot be read.
+    pub(crate) async fn outcomes(&self) -> Result<Vec<Entry>, StoreError> {
+        let Some(hold) = &self.hold else {
+            return Ok(self.ledger.newest());
+        };
+        let stored = hold.newest().await?;
+        // Asked for after the store: what was entered meanwhile is in both or in this one.
+        let mut all = self.ledger.newest();
+        let known: HashSet<_> = all.iter().map(|entry| entry.request_id).collect();
+        all.extend(
+            stored
+                .into_iter()
+                .filter(|entry| !known.contains(&entry.request_id)),
+        );
+        all.sort_by_key(|entry| std::cmp::Reverse(entry.dispatched_at));
+        all.truncate(TOLD);
+        Ok(all)
     }
 
     /// Who is told, if anybody is.

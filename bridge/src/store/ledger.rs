@@ -78,7 +78,7 @@ impl From<Outcome> for EntryOutcome {
             Outcome::Answered { status } => Self::Answered { status },
             Outcome::NotSent => Self::NotSent,
             Outcome::Indeterminate { reason } => Self::Indeterminate {
-                reason: reason.to_owned(),
+                reason: reason.into_owned(),
             },
         }
     }

@@ -47,6 +47,9 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// Which database this is: `sqlite` or `postgres`.
     fn kind(&self) -> &'static str;
 
+    /// Whether several daemons may have it, so that who owns a session is a matter of its clock.
+    fn is_shared(&self) -> bool;
+
     /// This daemon's own name in the database: that of its state folder, the same after a restart.
     fn daemon(&self) -> Uuid;
 
@@ -195,7 +198,9 @@ pub async fn open(settings: StoreSettings) -> Result<Arc<dyn Store>, StoreError>
     let folder = Folder::lock(&settings.folder)?;
     Ok(match settings.url {
         StoreUrl::Sqlite => Arc::new(SqliteStore::open(folder, settings.durability).await?),
-        StoreUrl::Postgres(url) => Arc::new(PostgresStore::open(folder, &url).await?),
+        StoreUrl::Postgres(url) => Arc::new(
+            PostgresStore::open(folder, &url, settings.password.as_ref(), settings.connections).await?,
+        ),
     })
 }
 

@@ -8,15 +8,36 @@ use std::path::PathBuf;
 use super::error::StoreError;
 use crate::secrets::Secret;
 
+/// Most connections to a PostgreSQL server.
+const CONNECTIONS: u32 = 8;
+
 /// What a store is opened with.
 #[derive(Clone, Debug)]
 pub struct StoreSettings {
     /// Which database.
     pub url: StoreUrl,
+    /// Of the user on a PostgreSQL server, where the URL does not have it.
+    pub password: Option<Secret>,
+    /// Most connections to a PostgreSQL server.
+    pub connections: u32,
     /// The state folder; one daemon at a time has it, also with PostgreSQL.
     pub folder: PathBuf,
     /// What a power cut may take.
     pub durability: Durability,
+}
+
+impl StoreSettings {
+    /// What is usual, in this state folder.
+    #[must_use]
+    pub fn new(url: StoreUrl, folder: PathBuf) -> Self {
+        Self {
+            url,
+            password: None,
+            connections: CONNECTIONS,
+            folder,
+            durability: Durability::default(),
+        }
+    }
 }
 
 /// Which database.

@@ -96,11 +96,7 @@ pub(crate) fn folder() -> TempDir {
 }
 
 pub(crate) async fn opened(url: StoreUrl, folder: &TempDir) -> Result<Arc<dyn Store>, StoreError> {
-    let settings = StoreSettings {
-        url,
-        folder: folder.path().to_owned(),
-        durability: Durability::Write,
-    };
+    let settings = StoreSettings::new(url, folder.path().to_owned());
     within(GUARD, "the store opens", store::open(settings)).await
 }
 

@@ -34,7 +34,6 @@ const STATEMENT_MILLISECONDS: &str = "3000";
 const ACQUIRE: Duration = Duration::from_secs(1);
 /// Another daemon may be migrating.
 const OPEN: Duration = Duration::from_secs(60);
-const CONNECTIONS: u32 = 8;
 /// A connection that rested longer is asked whether it lives before it is used.
 const TRUSTED: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_mins(10);
@@ -53,17 +52,25 @@ pub(super) struct PostgresStore {
 
 impl PostgresStore {
     /// Connects and migrates. The folder gives the daemon its name.
-    pub(super) async fn open(folder: Folder, url: &Secret) -> Result<Self, StoreError> {
+    pub(super) async fn open(
+        folder: Folder,
+        url: &Secret,
+        password: Option<&Secret>,
+        connections: u32,
+    ) -> Result<Self, StoreError> {
         // The error may repeat parts of the URL, and with them a password.
-        let options: PgConnectOptions = url
+        let mut options: PgConnectOptions = url
             .expose()
             .parse()
             .map_err(|_| StoreError::Url("it is no URL of a PostgreSQL database".to_owned()))?;
+        if let Some(password) = password {
+            options = options.password(password.expose());
+        }
         let options = options
             .application_name("paperclip-bridge")
             .options([("statement_timeout", STATEMENT_MILLISECONDS)]);
         let pool = PgPoolOptions::new()
-            .max_connections(CONNECTIONS)
+            .max_connections(connections)
             .acquire_timeout(ACQUIRE)
             .idle_timeout(IDLE)
             .max_lifetime(LIFETIME)
@@ -108,6 +115,9 @@ impl PostgresStore {
 impl Store for PostgresStore {
     fn kind(&self) -> &'static str {
         "postgres"
+    }
+    fn is_shared(&self) -> bool {
+        true
     }
     fn daemon(&self) -> Uuid {
         self.folder.daemon()

@@ -139,6 +139,9 @@ impl Store for SqliteStore {
     fn kind(&self) -> &'static str {
         "sqlite"
     }
+    fn is_shared(&self) -> bool {
+        false
+    }
     fn daemon(&self) -> Uuid {
         self.folder.daemon()
     }

@@ -153,9 +153,8 @@ async fn call(store: Arc<dyn Store>, claim: Claim, settled: bool, until: Instant
 
 async fn open(url: StoreUrl, folder: PathBuf, durability: Durability) -> Arc<dyn Store> {
     let settings = StoreSettings {
-        url,
-        folder,
         durability,
+        ..StoreSettings::new(url, folder)
     };
     store::open(settings).await.expect("the store opens")
 }
