@@ -147,11 +147,10 @@ impl Rule {
                 .find(|known| *known.parameter == *entry.parameter);
             match known {
                 Some(known) => known.values.retain(|value| entry.values.contains(value)),
-                None => self.constraints.extend(Constraint::new(
-                    &self.template,
-                    &entry.parameter,
-                    &entry.values,
-                )),
+                None => {
+                    self.constraints
+                        .extend(Constraint::new(&self.template, &entry.parameter, &entry.values))
+                }
             }
         }
         self

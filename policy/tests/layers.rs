@@ -97,7 +97,10 @@ fn a_constraint_of_a_session_must_have_something_to_narrow() {
     // The operator's own route has it.
     assert!(fits("[constrain]\nissue = \"PAP-1\"\n", &[]).is_ok());
     let wrong = fits("\n[constrain]\nisue = \"PAP-1\"\n", &[]).expect_err("nothing has it");
-    assert!(wrong.to_string().contains("line 3") && wrong.to_string().contains("`issue`"), "{wrong}");
+    assert!(
+        wrong.to_string().contains("line 3") && wrong.to_string().contains("`issue`"),
+        "{wrong}"
+    );
 }
 
 #[test]
@@ -117,7 +120,10 @@ fn a_denial_that_is_only_reported_knows_what_would_have_been() {
         reported("GET", "/api/issues/PAP-9"),
         ("/api/issues/{issue}".to_owned(), false, Reason::Constraint)
     );
-    assert_eq!(reported("GET", "/nowhere"), (String::new(), false, Reason::NoRule));
+    assert_eq!(
+        reported("GET", "/nowhere"),
+        (String::new(), false, Reason::NoRule)
+    );
     assert!(matches!(
         ruled(&rules, Mode::Report, "GET", "/api/agents/me"),
         Ruling::Allow(_)

@@ -5,9 +5,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use policy::{Limits, RateLimit, Rules, Token};
+use policy::{Limits, RateLimit, Token};
 use runners::provider::ProviderSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -15,6 +14,7 @@ use uuid::Uuid;
 
 use crate::audit::Identities;
 use crate::secrets::{LiveSecret, Secrets};
+use crate::session::live::LiveRules;
 use crate::upstream::UpstreamSettings;
 
 /// Where the agent runs, as parsed from the operator's words.
@@ -136,7 +136,7 @@ pub struct SessionRequest {
     /// Sent as `x-paperclip-run-id`; one line of visible ASCII.
     pub run_id: String,
     /// Compiled policy.
-    pub rules: Arc<Rules>,
+    pub rules: LiveRules,
     /// Whom it belongs to beyond what its target says; the run is `run_id`.
     pub whose: Identities,
     /// Sizes.

@@ -4,7 +4,6 @@
 //! session. Not here: the serving (`hosting.rs`, `tunnel`).
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use clap::Args;
@@ -141,7 +140,7 @@ pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
         upstream,
         credential,
         run_id: config::run_id(arguments.run_id.as_deref()),
-        rules: Arc::new(rules),
+        rules: rules.into(),
         limits: sizes,
         rate: arguments.rate.or(limits.rate),
         token: told.digest,

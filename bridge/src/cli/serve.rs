@@ -17,7 +17,7 @@ use crate::audit::Audit;
 use crate::cli::control::{ControlAddress, address, chosen};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::serving::{self, Setup};
-use crate::cli::signals::Signals;
+use crate::cli::signals::{Ending, Signals, Wish};
 use crate::cli::stdio::{print, print_json};
 use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Ops};
@@ -74,6 +74,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         settings,
         secrets,
         audit,
+        reloading,
     } = arguments.setup().await?;
     let audit = match audit {
         Some(settings) => Some(Audit::open(settings).map_err(|error| unusable(error.to_string()))?),
@@ -84,8 +85,8 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         .map_err(unusable)?;
     let ops = Ops::bind(settings.ops).await.map_err(unusable)?;
     arguments.tell(&control, &ops)?;
-    let drain = settings.drain;
     let daemon = Daemon::new(settings, secrets, audit);
+    daemon.reloads_from(reloading);
     let stop = CancellationToken::new();
     let listeners = TaskTracker::new();
     listeners.spawn(control.serve(control::router(Arc::clone(&daemon)), stop.clone()));
@@ -93,15 +94,16 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     listeners.spawn(forget(Arc::clone(&daemon), stop.clone()));
     listeners.close();
     tokio::select! {
-        ending = signals.next() => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),
+        ending = ending(&mut signals, &daemon, &listeners) => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),
         () = daemon.drain_asked() => tracing::info!("ending in order, as was asked; a signal forces"),
     }
+    let drain = daemon.settings().drain;
     daemon.begin_drain();
     let ended = tokio::select! {
         ended = tokio::time::timeout(drain + TAKING_DOWN, daemon.drained()) => {
             ended.map_err(|_| "sessions were not closed in time; what they left on their targets ends by itself")
         }
-        ending = signals.next() => {
+        ending = ending(&mut signals, &daemon, &listeners) => {
             tracing::warn!(signal = ending.number(), "ending at once");
             Err("the daemon was forced to end; what its sessions left on their targets ends by itself")
         }
@@ -117,6 +119,20 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     }
 }
 
+/// The next signal that ends the daemon; those that are for its configuration are followed. Cancel safe.
+async fn ending(signals: &mut Signals, daemon: &Arc<Daemon>, tasks: &TaskTracker) -> Ending {
+    loop {
+        match signals.next_wish().await {
+            Wish::End(ending) => return ending,
+            Wish::Reload => {
+                let daemon = Arc::clone(daemon);
+                // Whether it was refused stands in the log.
+                tasks.spawn(async move { drop(daemon.reload().await) });
+            }
+        }
+    }
+}
+
 impl ServeArguments {
     async fn setup(&self) -> Result<Setup, Failure> {
         let loaded = serving::load(self.config.as_deref(), self.flags())?;
@@ -125,7 +141,8 @@ impl ServeArguments {
         let configured = serving::control(&loaded.config)?.map(ControlAddress);
         let named = self.control.as_ref().or(configured.as_ref());
         let ControlAddress(control) = chosen(named, &config::environment)?;
-        Setup::new(&loaded.config, state_dir, control).await
+        let source = serving::source(self.config.clone(), self.flags());
+        Setup::new(&loaded.config, state_dir, control, source).await
     }
 
     /// The options that stand for a key of the configuration.

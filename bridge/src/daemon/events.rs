@@ -55,9 +55,9 @@ pub enum Event {
         method: String,
         /// Its canonical path, without the query; empty where none could be read.
         path: String,
-        /// The rule that allowed it; empty where none did.
+        /// The rule that allowed it; for `report` the one that denies it; empty where there is none.
         rule: String,
-        /// `allow`, `deny` or `own`.
+        /// `allow`, `deny`, `report` (denied and let through) or `own`.
         verdict: String,
         /// The answer's status; 0 where the caller had gone before.
         status: u16,
@@ -127,6 +127,7 @@ pub(crate) struct Events {
     wrong_channel: AtomicU64,
     callbacks: AtomicU64,
     denied: AtomicU64,
+    reported: AtomicU64,
 }
 
 impl fmt::Debug for Events {
@@ -145,6 +146,7 @@ impl Default for Events {
             wrong_channel: AtomicU64::new(0),
             callbacks: AtomicU64::new(0),
             denied: AtomicU64::new(0),
+            reported: AtomicU64::new(0),
         }
     }
 }
@@ -178,6 +180,11 @@ impl Events {
         )
     }
 
+    /// Callbacks so far that were denied and let through.
+    pub(crate) fn reported(&self) -> u64 {
+        self.reported.load(Ordering::Relaxed)
+    }
+
     /// A session is in another state.
     pub(super) fn stands(&self, session: Uuid, run_id: &str, standing: &Standing) {
         self.tell(|| Event::Session {
@@ -206,9 +213,11 @@ impl Events {
 impl Observer for Events {
     fn callback(&self, seen: Seen<'_>) {
         self.callbacks.fetch_add(1, Ordering::Relaxed);
-        if seen.verdict == "deny" {
-            self.denied.fetch_add(1, Ordering::Relaxed);
-        }
+        match seen.verdict {
+            "deny" => self.denied.fetch_add(1, Ordering::Relaxed),
+            "report" => self.reported.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
         self.tell(|| Event::Callback {
             session: seen.session,
             at: time(SystemTime::now()),

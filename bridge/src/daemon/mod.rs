@@ -1,11 +1,14 @@
 //! The daemon: many sessions in one process, from the request for one to a day after its end.
 //!
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
-//! one task that each has, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
+//! one task that each has, in `policies` what agents may ask for, in `reloading` how settings change under it, in `state` the
+//! states it goes through, in `entry` what is kept of it, in `events` what is
 //! told of it. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
 //! process (`store/`; `Kept` is what there is to write down). Read next: `life`.
 
 mod settings;
+mod policies;
+mod reloading;
 mod state;
 mod asked;
 mod entry;
@@ -16,9 +19,10 @@ mod events;
 mod shown;
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use policy::Token;
 use tokio::sync::oneshot;
 use tokio::time::Instant;
@@ -31,7 +35,8 @@ use crate::audit::{Audit, Identities};
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
-use crate::session::rates::RateTable;
+use crate::session::live::InForce;
+use crate::session::rates::{RateTable, Scope};
 use crate::telemetry::metrics::Metrics;
 
 pub(crate) use asked::NO_HEARTBEAT;
@@ -40,17 +45,21 @@ pub(crate) use entry::{Entry, RotateError};
 pub use events::Event;
 pub(crate) use events::Events;
 pub(crate) use life::NotOpened;
-pub use settings::DaemonSettings;
+pub use policies::ConfiguredPolicy;
+pub use reloading::{ReloadRefused, Reloading, Source};
+pub use settings::{AllowedUids, DaemonSettings};
 pub(crate) use shown::time;
 pub use shown::{
-    Drained, EnvironmentShown, Opened, Reaped, ReapedLease, Rotated, Rung, SessionShown, SessionsShown,
-    StatusShown,
+    Drained, EnvironmentShown, Opened, Reaped, ReapedLease, Reloaded, Rotated, Rung, SessionShown,
+    SessionsShown, StatusShown,
 };
 pub(crate) use state::Ending;
 pub use state::SessionState;
 
 use asked::{Around, Kept, Understood};
 use life::Life;
+use policies::Policies;
+use settings::LiveSettings;
 use table::Table;
 
 /// Why there is no session.
@@ -81,13 +90,17 @@ pub(crate) struct Created {
 /// The registry of sessions.
 #[derive(Debug)]
 pub struct Daemon {
-    pub(crate) settings: DaemonSettings,
+    settings: LiveSettings,
     app: Arc<App>,
     events: Arc<Events>,
     metrics: Arc<Metrics>,
     /// Where every callback is written down, unless that is off.
     audit: Option<Arc<Audit>>,
     rates: Arc<RateTable>,
+    policies: Arc<Policies>,
+    in_force: Arc<InForce>,
+    /// How its settings are read again, where they can be.
+    reloading: OnceLock<Reloading>,
     secrets: Secrets,
     table: Mutex<Table>,
     lives: TaskTracker,
@@ -101,22 +114,27 @@ impl Daemon {
     pub fn new(settings: DaemonSettings, secrets: Secrets, audit: Option<Arc<Audit>>) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let metrics = Arc::new(Metrics::default());
+        let in_force = Arc::new(InForce::default());
         let shared = Shared {
             metrics: Some(Arc::clone(&metrics)),
             observer: Some(Arc::clone(&events) as _),
-            minting: settings.minting.clone().map(Arc::new),
+            in_force: Arc::clone(&in_force),
             rates: None,
         };
-        let rates = RateTable::new(settings.rates.iter().copied());
+        let rates = RateTable::new([]);
         let mut app = App::default().sharing(shared).with_rates(Arc::clone(&rates));
         if let Some(audit) = &audit {
             app = app.with_audit(Arc::clone(audit));
         }
-        Arc::new(Self {
-            settings,
+        let policies = Policies::new(Arc::clone(&settings.policy));
+        let daemon = Self {
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
             app: Arc::new(app),
             audit,
             rates,
+            policies: Arc::new(policies),
+            in_force,
+            reloading: OnceLock::new(),
             events,
             metrics,
             secrets,
@@ -124,7 +142,14 @@ impl Daemon {
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
             started: SystemTime::now(),
-        })
+        };
+        daemon.put_in_force(&daemon.settings());
+        Arc::new(daemon)
+    }
+
+    /// How it is set up at the moment.
+    pub(crate) fn settings(&self) -> Arc<DaemonSettings> {
+        self.settings.load_full()
     }
 
     /// Takes on a session, which is then opened by a task of its own.
@@ -140,15 +165,13 @@ impl Daemon {
         uid: u32,
         own: bool,
     ) -> Result<Created, CreateError> {
-        let mut reserved = asked.reserved();
-        // A name of the configuration brings nothing.
-        let named = asked.upstream.as_ref();
-        if named.is_some_and(|name| self.settings.upstreams.contains_key(name)) {
-            reserved.retain(|field| *field != "upstream");
-        }
-        let adhoc = own && self.settings.adhoc;
-        if !adhoc && !reserved.is_empty() {
-            return Err(CreateError::Reserved(reserved));
+        let settings = self.settings();
+        if !(own && settings.adhoc) {
+            let reserved = asked.beyond(&settings);
+            if !reserved.is_empty() {
+                return Err(CreateError::Reserved(reserved));
+            }
+            asked.within(&settings).map_err(CreateError::Mistakes)?;
         }
         self.room()?;
         let Understood {
@@ -194,7 +217,7 @@ impl Daemon {
             events: Arc::clone(&self.events),
             metrics: Arc::clone(&self.metrics),
             orders,
-            drain: self.settings.drain,
+            settings: Arc::clone(&self.settings),
             expires: Instant::now() + ttl,
         };
         let daemon = Arc::clone(self);
@@ -213,11 +236,8 @@ impl Daemon {
     async fn understood(&self, asked: &NewSession) -> Result<Understood, CreateError> {
         let around = Around {
             secrets: self.secrets.clone(),
-            state_dir: self.settings.state_dir.clone(),
-            ttl: self.settings.ttl,
-            heartbeat: self.settings.heartbeat,
-            upstreams: self.settings.upstreams.clone(),
-            providers: self.settings.providers.clone(),
+            settings: self.settings(),
+            policies: Arc::clone(&self.policies),
         };
         let asked = asked.clone();
         let understood = tokio::task::spawn_blocking(move || asked.understand(&around))
@@ -238,25 +258,26 @@ impl Daemon {
         if self.draining.is_cancelled() {
             return Err(CreateError::Draining);
         }
-        if table.living.len() >= self.settings.most_sessions {
-            return Err(CreateError::Full(self.settings.most_sessions));
+        let most = self.settings.load().most_sessions;
+        if table.living.len() >= most {
+            return Err(CreateError::Full(most));
         }
         Ok(())
     }
 
-    /// A session's task has ended; it can be asked about for a day.
+    /// A session's task has ended; it can be asked about for a while.
     fn over(&self, id: Uuid) {
         let mut table = self.table();
         if let Some(entry) = table.living.remove(&id) {
             table.ended.push_back((Instant::now(), entry));
         }
-        table.forget_old();
+        table.forget_old(self.settings.load().keep_ended);
     }
 
     /// Every session, the oldest first; those that have ended come before those that live.
     pub(crate) fn sessions(&self) -> Vec<Arc<Entry>> {
         let mut table = self.table();
-        table.forget_old();
+        table.forget_old(self.settings.load().keep_ended);
         let mut all: Vec<_> = table
             .ended
             .iter()
@@ -346,6 +367,7 @@ impl Daemon {
             open_outcomes += entry.ledger().map_or(0, |ledger| count(ledger.open_count()));
         }
         let (callbacks, denied) = self.events.callbacks();
+        let reported = self.events.reported();
         StatusShown {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -354,6 +376,7 @@ impl Daemon {
             sessions: states,
             callbacks,
             denied,
+            reported,
             wrong_channel: self.events.wrong_channels(),
             open_outcomes,
         }
@@ -373,6 +396,24 @@ impl Daemon {
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Daemon {
+    /// What sessions read at each callback, and what is taken when one is opened.
+    fn put_in_force(&self, settings: &DaemonSettings) {
+        let from_rules = settings
+            .policy
+            .limits()
+            .rate
+            .map(|rate| (Scope::Session, None, rate));
+        self.rates
+            .follow(settings.rates.iter().copied().chain(from_rules));
+        self.in_force.mints(settings.minting.clone());
+        self.in_force
+            .places(settings.concurrency.process, settings.concurrency.session);
+        self.in_force.session_bytes(settings.bytes.session);
+        self.app.bodies().resize(settings.bytes.process);
     }
 }
 

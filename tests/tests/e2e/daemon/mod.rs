@@ -5,6 +5,8 @@ mod ending;
 mod peers;
 mod api;
 mod configured;
+mod reloading;
+mod policies;
 
 use std::time::Duration;
 
