@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::HeaderValue;
-use policy::{Limits, RateLimit, Rules, TokenDigest};
+use policy::{Limits, RateLimit, TokenDigest};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -16,6 +16,7 @@ use tunnel::{Status, StatusReporter, Tunnel, TunnelEnd};
 use crate::app::OpenError;
 use crate::secrets::LiveSecret;
 use crate::session::budget::Budget;
+use crate::session::live::LiveRules;
 use crate::session::state::StateFolder;
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::upstream::{Upstream, UpstreamSettings};
@@ -30,7 +31,7 @@ pub(crate) struct HostRequest {
     pub(crate) upstream: UpstreamSettings,
     pub(crate) credential: LiveSecret,
     pub(crate) run_id: String,
-    pub(crate) rules: Arc<Rules>,
+    pub(crate) rules: LiveRules,
     pub(crate) limits: Limits,
     pub(crate) rate: Option<RateLimit>,
     /// What callers must show.

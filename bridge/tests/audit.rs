@@ -124,7 +124,7 @@ fn request(upstream: &str) -> SessionRequest {
         upstream: UpstreamSettings::parse(upstream, None).unwrap(),
         credential: Secret::new("real-credential").into(),
         run_id: "run-1".into(),
-        rules: Arc::new(Rules::from_pack(Pack::newest())),
+        rules: Rules::from_pack(Pack::newest()).into(),
         limits: Limits::default(),
         rate: None,
         tunnel: TunnelChoice::Auto,

@@ -12,7 +12,7 @@ use core::fmt;
 
 use serde::Serialize;
 
-use crate::file::{FileRule, PolicyFile};
+use crate::file::{Constrain, FileRule};
 use crate::pack::{Pack, PackRoute};
 use crate::route::{Template, broad};
 use crate::verdict::RuleId;
@@ -94,17 +94,12 @@ pub struct RuleView<'a> {
 }
 
 impl Rule {
-    pub(crate) fn of_pack(pack: Pack, route: PackRoute, file: Option<&PolicyFile>) -> Self {
-        let narrowed = file.map(|file| file.constrain.as_slice()).unwrap_or_default();
-        let constraints = narrowed
-            .iter()
-            .filter_map(|entry| Constraint::new(&route.template, &entry.parameter, &entry.values))
-            .collect();
+    pub(crate) fn of_pack(pack: Pack, route: PackRoute) -> Self {
         Self {
             id: RuleId::new(format!("{} {} {}", pack.name(), route.method, route.template)),
             effect: Effect::Allow,
             method: Some(route.method),
-            constraints,
+            constraints: Vec::new(),
             expires: None,
             reason: None,
             group: Some(route.group),
@@ -138,6 +133,33 @@ impl Rule {
             multipart: rule.multipart,
             template: rule.template.clone(),
         }
+    }
+
+    /// Narrows an allow rule to the values of these entries, where it has their parameters. A deny rule stays as it is.
+    pub(crate) fn narrowed(mut self, entries: &[Constrain]) -> Self {
+        if self.effect == Effect::Deny {
+            return self;
+        }
+        for entry in entries {
+            let known = self
+                .constraints
+                .iter_mut()
+                .find(|known| *known.parameter == *entry.parameter);
+            match known {
+                Some(known) => known.values.retain(|value| entry.values.contains(value)),
+                None => {
+                    self.constraints
+                        .extend(Constraint::new(&self.template, &entry.parameter, &entry.values))
+                }
+            }
+        }
+        self
+    }
+
+    /// The same under a name that says whose it is.
+    pub(crate) fn named_by(mut self, whose: &str) -> Self {
+        self.id = RuleId::new(format!("{whose} {}", self.id.as_str()));
+        self
     }
 
     pub(crate) fn is_live(&self, now_unix: u64) -> bool {

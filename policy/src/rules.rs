@@ -19,7 +19,7 @@ use crate::path::Target;
 use crate::route::Segments;
 use crate::rule::{Effect, Method, Rule, RuleView};
 use crate::suggest;
-use crate::verdict::{Denial, Permit, Reason, Verdict};
+use crate::verdict::{Denial, Mode, Permit, Reason, Ruling, Verdict};
 
 /// What is asked: one callback, reduced to what rules can see.
 #[derive(Clone, Copy, Debug)]
@@ -90,21 +90,19 @@ impl Rules {
     /// Entries of the file that do not fit the packs, each at its line: a `[constrain]` parameter that no
     /// pack route has.
     pub fn compile(packs: &[Pack], file: Option<&PolicyFile>) -> Result<Self, Mistakes> {
-        let mut routes: Vec<(Pack, PackRoute)> = Vec::new();
-        for pack in packs {
-            routes.extend(pack.routes()?.into_iter().map(|route| (*pack, route)));
-        }
+        let routes = routes(packs)?;
         if let Some(file) = file {
-            constraints_fit(file, packs, &routes)?;
+            constraints_fit(file, &routes)?;
         }
+        let narrowed = file.map(|file| file.constrain.as_slice()).unwrap_or_default();
         let pack_rules = routes
             .into_iter()
-            .map(|(pack, route)| Rule::of_pack(pack, route, file));
+            .map(|(pack, route)| Rule::of_pack(pack, route).narrowed(narrowed));
         let file_rules = file.iter().flat_map(|file| file.rules.iter().map(Rule::of_file));
         Ok(Self::build(pack_rules.chain(file_rules).map(Arc::new).collect()))
     }
 
-    fn build(rules: Vec<Arc<Rule>>) -> Self {
+    pub(crate) fn build(rules: Vec<Arc<Rule>>) -> Self {
         let (allows, denies): (Vec<_>, Vec<_>) =
             rules.into_iter().partition(|rule| rule.effect == Effect::Allow);
         let mut allow_index: BTreeMap<(Method, usize), Vec<Arc<Rule>>> = BTreeMap::new();
@@ -149,11 +147,34 @@ impl Rules {
         };
         match self.look_up(method, segments.parts(), ask.now_unix) {
             Found::Allowed(rule) => Verdict::Allow(Permit {
-                matched: Arc::clone(rule),
+                matched: Some(Arc::clone(rule)),
             }),
             Found::Denied(rule) => Verdict::Deny(self.denial(ask, Reason::DenyRule, Some(rule))),
             Found::Almost(rule, reason) => Verdict::Deny(self.denial(ask, reason, Some(rule))),
             Found::Nothing => Verdict::Deny(self.denial(ask, Reason::NoRule, None)),
+        }
+    }
+
+    /// Decides one callback under a mode: what [`Rules::decide`] denies is let through where denials are only reported.
+    ///
+    /// Costs what [`Rules::decide`] costs, and a second look for a callback that a deny rule holds back.
+    pub fn decide_in(&self, mode: Mode, ask: &Ask<'_>) -> Ruling {
+        match (self.decide(ask), mode) {
+            (Verdict::Allow(permit), _) => Ruling::Allow(permit),
+            (Verdict::Deny(denial), Mode::Enforce) => Ruling::Deny(denial),
+            (Verdict::Deny(denial), Mode::Report) => {
+                let matched = self.route_of(ask).cloned();
+                Ruling::Report(Permit { matched }, denial)
+            }
+        }
+    }
+
+    /// The allow rule that is about a call, whatever denies it.
+    fn route_of(&self, ask: &Ask<'_>) -> Option<&Arc<Rule>> {
+        let segments = Segments::of(ask.target.path())?;
+        match self.look_up_allows(Method::parse(ask.method)?, segments.parts(), ask.now_unix) {
+            Found::Allowed(rule) | Found::Almost(rule, _) => Some(rule),
+            Found::Denied(_) | Found::Nothing => None,
         }
     }
 
@@ -183,6 +204,10 @@ impl Rules {
         if let Some(rule) = denies.iter().find(|rule| rule.denies(method, parts, now_unix)) {
             return Found::Denied(rule);
         }
+        self.look_up_allows(method, parts, now_unix)
+    }
+
+    fn look_up_allows(&self, method: Method, parts: &[&str], now_unix: u64) -> Found<'_> {
         let allows = self
             .inner
             .allow_index
@@ -250,8 +275,16 @@ impl fmt::Debug for Rules {
     }
 }
 
+pub(crate) fn routes(packs: &[Pack]) -> Result<Vec<(Pack, PackRoute)>, Mistakes> {
+    let mut routes = Vec::new();
+    for pack in packs {
+        routes.extend(pack.routes()?.into_iter().map(|route| (*pack, route)));
+    }
+    Ok(routes)
+}
+
 /// A `[constrain]` entry that no pack route has would silently constrain nothing.
-fn constraints_fit(file: &PolicyFile, packs: &[Pack], routes: &[(Pack, PackRoute)]) -> Result<(), Mistakes> {
+pub(crate) fn constraints_fit(file: &PolicyFile, routes: &[(Pack, PackRoute)]) -> Result<(), Mistakes> {
     let known = || routes.iter().flat_map(|(_, route)| route.template.parameters());
     let mut found: Vec<Mistake> = Vec::new();
     for entry in &file.constrain {
@@ -259,7 +292,7 @@ fn constraints_fit(file: &PolicyFile, packs: &[Pack], routes: &[(Pack, PackRoute
         if known().any(|name| name == parameter) {
             continue;
         }
-        let advice = match (packs, suggest::nearest(parameter, known())) {
+        let advice = match (routes, suggest::nearest(parameter, known())) {
             ([], _) => String::from("; there is no pack, so `[constrain]` has nothing to narrow"),
             (_, Some(near)) => format!("; did you mean `{near}`?"),
             (_, None) => String::new(),

@@ -1,6 +1,7 @@
 //! What policy says of a callback.
 //!
-//! Here: [`Verdict`], [`Permit`] (only [`crate::Rules::decide`] makes one) and [`Denial`].
+//! Here: [`Verdict`], [`Permit`] (only [`crate::Rules`] makes one) and [`Denial`]; [`Mode`] and [`Ruling`], for policies that
+//! are tried out before they are enforced.
 //! Not here: how it comes about ([`crate::rules`]), nor its explanation at length ([`crate::explain`]).
 
 use alloc::format;
@@ -22,10 +23,34 @@ pub enum Verdict {
     Deny(Denial),
 }
 
-/// Proof that policy allowed a callback; its fields are private, so only policy can make one.
+/// What becomes of a callback that no rule allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Mode {
+    /// It is refused.
+    #[default]
+    Enforce,
+    /// It is let through, and told of.
+    Report,
+}
+
+/// A verdict under a [`Mode`].
+#[derive(Clone, Debug)]
+#[must_use = "a ruling that nobody looks at protects nothing"]
+pub enum Ruling {
+    /// May be forwarded.
+    Allow(Permit),
+    /// May be forwarded although it is denied, because denials are only reported. The permit knows the route, as far as a
+    /// rule matches but for what denies it.
+    Report(Permit, Denial),
+    /// Must not be forwarded.
+    Deny(Denial),
+}
+
+/// Proof that policy lets a callback through; its fields are private, so only policy can make one.
 #[derive(Clone)]
 pub struct Permit {
-    pub(crate) matched: Arc<Rule>,
+    /// `None`: let through although no rule is about it.
+    pub(crate) matched: Option<Arc<Rule>>,
 }
 
 /// Why a callback is not allowed.
@@ -127,28 +152,31 @@ impl Verdict {
 }
 
 impl Permit {
-    /// The name of the rule that allowed it.
+    /// The name of the rule that allowed it; empty where none did ([`Ruling::Report`]).
     #[must_use]
     pub fn rule(&self) -> &str {
-        self.matched.id.as_str()
+        self.matched.as_ref().map_or("", |rule| rule.id.as_str())
     }
 
     /// The same name, to keep.
     #[must_use]
     pub fn rule_id(&self) -> RuleId {
-        self.matched.id.clone()
+        match &self.matched {
+            Some(rule) => rule.id.clone(),
+            None => RuleId::new(String::new()),
+        }
     }
 
-    /// The template that matched, such as `/api/issues/{issue}`: of low cardinality, fit for metrics.
+    /// The template that matched, such as `/api/issues/{issue}`: of low cardinality, fit for metrics. Empty where none did.
     #[must_use]
     pub fn route(&self) -> &str {
-        self.matched.template.as_str()
+        self.matched.as_ref().map_or("", |rule| rule.template.as_str())
     }
 
     /// Whether the route takes `multipart/form-data` beside JSON.
     #[must_use]
     pub fn multipart(&self) -> bool {
-        self.matched.multipart
+        self.matched.as_ref().is_some_and(|rule| rule.multipart)
     }
 }
 

@@ -150,7 +150,7 @@ impl Relayed {
         let session = Session::new(SessionParts {
             run_id: HeaderValue::from_static(RUN_ID),
             tunnel: "worker",
-            rules: Arc::new(Rules::from_pack(Pack::newest())),
+            rules: Rules::from_pack(Pack::newest()).into(),
             limits: Limits::default(),
             rate: None,
             upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).expect("a client"),

@@ -154,6 +154,11 @@ impl App {
         self
     }
 
+    /// Bytes of bodies that the process may hold.
+    pub(crate) fn bodies(&self) -> &Budget {
+        &self.bodies
+    }
+
     /// Checks what can be checked of a target before anything is connected to.
     ///
     /// # Errors
@@ -315,7 +320,7 @@ impl App {
             SessionParts {
                 run_id,
                 tunnel: ladder.name(),
-                rules: Arc::clone(&request.rules),
+                rules: request.rules.clone(),
                 limits: request.limits,
                 rate: request.rate,
                 upstream,

@@ -5,9 +5,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use policy::{Limits, RateLimit, Rules, Token};
+use policy::{Limits, RateLimit, Token};
 use runners::provider::ProviderSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -16,6 +15,7 @@ use uuid::Uuid;
 use crate::audit::Identities;
 use crate::secrets::{LiveSecret, Secrets};
 use crate::session::hold::Hold;
+use crate::session::live::LiveRules;
 use crate::session::state::SessionRecord;
 use crate::upstream::UpstreamSettings;
 
@@ -138,7 +138,7 @@ pub struct SessionRequest {
     /// Sent as `x-paperclip-run-id`; one line of visible ASCII.
     pub run_id: String,
     /// Compiled policy.
-    pub rules: Arc<Rules>,
+    pub rules: LiveRules,
     /// Whom it belongs to beyond what its target says; the run is `run_id`.
     pub whose: Identities,
     /// Sizes.

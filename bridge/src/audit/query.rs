@@ -48,7 +48,7 @@ pub struct Filter {
     pub since: Option<Timestamp>,
     /// Before this time.
     pub until: Option<Timestamp>,
-    /// With this verdict: `allow`, `deny` or `own`.
+    /// With this verdict: `allow`, `report`, `deny` or `own`.
     pub verdict: Option<String>,
     /// With this status.
     pub status: Option<u16>,

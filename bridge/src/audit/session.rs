@@ -63,6 +63,12 @@ pub(crate) enum Verdict<'a> {
         /// By policy, else by the bridge.
         policy: bool,
     },
+    /// Policy denies it, and it is let through all the same.
+    Report {
+        /// The rule that policy names.
+        rule: &'a str,
+        reason: &'a str,
+    },
     /// Asked of the bridge itself.
     Own,
 }
@@ -192,6 +198,12 @@ impl SessionAudit {
                     line.text_if("reason", reason);
                     line.text("decided_by", if policy { "policy" } else { "bridge" });
                 }
+                Verdict::Report { rule, reason } => {
+                    line.text("verdict", "report");
+                    line.text_if("rule", rule);
+                    line.text("reason", reason);
+                    line.text("decided_by", "policy");
+                }
                 Verdict::Own => {
                     line.text("verdict", "own");
                     line.text("decided_by", "bridge");
@@ -254,6 +266,11 @@ impl SessionAudit {
                 line.number("status", status.into());
             }
         });
+    }
+
+    /// Longer bodies are not digested.
+    pub(crate) fn digest_bytes(&self) -> u64 {
+        self.audit.settings().body_digest_bytes
     }
 
     /// Whether bodies of such callbacks are to be digested.

@@ -19,6 +19,8 @@ pub struct AuditSettings {
     pub on_failure: OnFailure,
     /// Which bodies' digests stand in the outcome's record.
     pub body_digest: BodyDigest,
+    /// The longest body that is digested.
+    pub body_digest_bytes: u64,
     /// A segment of so many bytes is followed by the next.
     pub segment_bytes: u64,
     /// So is one that was begun so long ago.
@@ -40,6 +42,7 @@ impl AuditSettings {
             durability: Durability::default(),
             on_failure: OnFailure::default(),
             body_digest: BodyDigest::default(),
+            body_digest_bytes: 64 * 1024,
             segment_bytes: 64 * 1024 * 1024,
             segment_age: Duration::from_hours(24),
             keep_age: None,
@@ -75,10 +78,10 @@ pub enum OnFailure {
 pub enum BodyDigest {
     /// None.
     Off,
-    /// Those of unsafe callbacks, up to 64 KiB each.
+    /// Those of unsafe callbacks.
     #[default]
     Unsafe,
-    /// All, up to 64 KiB each.
+    /// All.
     All,
 }
 

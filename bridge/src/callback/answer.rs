@@ -16,14 +16,13 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use policy::headers::response_header_allowed;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep};
 
 use super::body::UploadControl;
 use super::forward::{Sent, connection_named};
 use super::record::Record;
 use super::refusal::Refusal;
-use super::throttle::Admitted;
+use super::throttle::{Admitted, Place};
 use crate::session::budget::Reservation;
 
 /// On every answer.
@@ -299,7 +298,7 @@ pub(crate) struct StreamBody {
     limit: Patience,
     upload: Option<Arc<UploadControl>>,
     pub(super) record: Option<Record>,
-    _place: OwnedSemaphorePermit,
+    _place: Place,
     _held: Reservation,
 }
 

@@ -1,10 +1,10 @@
 //! Step 4, decide: policy's verdict, written down before anything is sent.
 //!
-//! Here: the question to [`policy::Rules::decide`] and to the content-type and size rules, and the verdict's event. Not
+//! Here: the question to [`policy::Rules::decide_in`] and to the content-type and size rules, and the verdict's event. Not
 //! here: what is allowed; that is all in `policy`. Next: `throttle.rs`.
 
 use http::header;
-use policy::{Ask, Permit, Target, Verdict, content_type};
+use policy::{Ask, Permit, Ruling, Target, content_type};
 
 use super::read::CallbackRequest;
 use super::record::Record;
@@ -27,9 +27,16 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
         target: &target,
         now_unix: now_unix(),
     };
-    let permit = match request.session.rules.decide(&ask) {
-        Verdict::Allow(permit) => permit,
-        Verdict::Deny(denial) => {
+    let ruling = {
+        // What holds now; the next callback asks anew.
+        let now = request.session.rules.load();
+        now.rules.decide_in(now.mode, &ask)
+    };
+    let (permit, reported) = match ruling {
+        Ruling::Allow(permit) => (permit, None),
+        // Only the route is let through: what follows holds for every callback.
+        Ruling::Report(permit, denial) => (permit, Some(denial)),
+        Ruling::Deny(denial) => {
             record.denied_by(denial.rule.as_ref());
             return Err(Refusal::RouteNotAllowed {
                 method: request.method.clone(),
@@ -48,7 +55,10 @@ pub(crate) fn permit(request: CallbackRequest, record: &mut Record) -> Result<Pe
         });
     }
     let class = Class::of(&request.method, permit.multipart());
-    record.allowed(&request, &permit, class)?;
+    match &reported {
+        None => record.allowed(&permit, class)?,
+        Some(denial) => record.reported(&permit, denial, class)?,
+    }
     Ok(Permitted {
         request,
         class,

@@ -12,7 +12,6 @@ use super::decide::now_unix;
 use super::read::{BRIDGE_PREFIX, CallbackRequest};
 use super::refusal::Refusal;
 use crate::session::rates::SessionRates;
-use crate::session::{CONCURRENCY, SESSION_BODY_BYTES};
 use crate::store::StoreError;
 
 pub(crate) async fn answer(question: &CallbackRequest) -> Result<Response<AnswerBody>, Refusal> {
@@ -33,21 +32,23 @@ pub(crate) async fn answer(question: &CallbackRequest) -> Result<Response<Answer
             "bridge_version": env!("CARGO_PKG_VERSION"),
         }))),
         "routes" => Ok(told(
-            &json!({ "routes": session.rules.routes(now_unix()).collect::<Vec<_>>() }),
+            &json!({ "routes": session.rules.load().rules.routes(now_unix()).collect::<Vec<_>>() }),
         )),
         "limits" => Ok(told(&json!({
             "max_body_bytes": session.limits.max_body,
             "max_head_bytes": session.limits.max_head,
             "max_headers": session.limits.max_headers,
             "max_target_bytes": session.limits.max_target,
-            "concurrent_callbacks": CONCURRENCY,
-            "session_body_bytes": SESSION_BODY_BYTES,
+            "concurrent_callbacks": session.concurrency,
+            "session_body_bytes": session.bodies.limit(),
             "answer_seconds": session.upstream.deadlines.total.as_secs(),
             "rates": session.shared.rates.iter().flat_map(SessionRates::told).collect::<Vec<_>>(),
         }))),
         "health" => Ok(told(&json!({
             "status": if session.draining.is_cancelled() { "draining" } else { "ok" },
-            "callbacks_under_way": CONCURRENCY.saturating_sub(session.places.available_permits()),
+            "callbacks_under_way": usize::try_from(session.concurrency)
+                .unwrap_or(usize::MAX)
+                .saturating_sub(session.places.available_permits()),
         }))),
         "outcomes" => {
             let newest = session.outcomes().await.map_err(unread)?;

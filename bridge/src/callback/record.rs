@@ -8,12 +8,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Method, Response};
-use policy::{Permit, RuleId};
+use policy::{Denial, Permit, RuleId};
 use uuid::Uuid;
 
 use super::accept::Arrived;
 use super::answer::AnswerBody;
-use super::read::CallbackRequest;
 use super::refusal::Refusal;
 use super::throttle::Admitted;
 use super::trail::{End, Told, Trail};
@@ -28,9 +27,10 @@ pub(crate) struct Record {
     request_id: Uuid,
     method: Method,
     path: String,
+    /// Which rule allowed it; where it was only let through, which one denies it.
     rule: Option<RuleId>,
-    /// Asked of the bridge itself: policy has no say in it.
-    own: bool,
+    /// `deny` until policy has said otherwise.
+    verdict: &'static str,
     began: Instant,
     class: Class,
     status: u16,
@@ -49,7 +49,7 @@ impl Record {
             method: arrived.method.clone(),
             path: String::new(),
             rule: None,
-            own: false,
+            verdict: "deny",
             began: Instant::now(),
             // Until a route is known, the method has to do.
             class: Class::of(&arrived.method, false),
@@ -72,7 +72,8 @@ impl Record {
     ///
     /// The audit cannot be written.
     pub(crate) fn asks_bridge(&mut self) -> Result<(), Refusal> {
-        self.own = true;
+        // Policy has no say in it.
+        self.verdict = "own";
         match self.trailed() {
             Some((trail, told)) => trail.own(told),
             None => Ok(()),
@@ -84,28 +85,40 @@ impl Record {
     /// # Errors
     ///
     /// The audit cannot be written.
-    pub(crate) fn allowed(
-        &mut self,
-        request: &CallbackRequest,
-        permit: &Permit,
-        class: Class,
-    ) -> Result<(), Refusal> {
-        let rule = permit.rule_id();
-        tracing::info!(
-            session = %self.session.id,
-            request_id = %self.request_id,
-            method = request.method.as_str(),
-            path = self.path,
-            rule = rule.as_str(),
-            verdict = "allow",
-            "callback allowed"
-        );
-        self.rule = Some(rule);
-        self.class = class;
+    pub(crate) fn allowed(&mut self, permit: &Permit, class: Class) -> Result<(), Refusal> {
+        self.passes_policy("allow", Some(permit.rule_id()), class);
         match self.trailed() {
             Some((trail, told)) => trail.allowed(told, permit.rule(), permit.route()),
             None => Ok(()),
         }
+    }
+
+    /// Policy denies it and lets it through, because denials are only reported; written down before anything is sent.
+    ///
+    /// # Errors
+    ///
+    /// The audit cannot be written.
+    pub(crate) fn reported(&mut self, permit: &Permit, denial: &Denial, class: Class) -> Result<(), Refusal> {
+        self.passes_policy("report", denial.rule.clone(), class);
+        match self.trailed() {
+            Some((trail, told)) => trail.reported(told, permit.route(), denial),
+            None => Ok(()),
+        }
+    }
+
+    fn passes_policy(&mut self, verdict: &'static str, rule: Option<RuleId>, class: Class) {
+        tracing::info!(
+            session = %self.session.id,
+            request_id = %self.request_id,
+            method = self.method.as_str(),
+            path = self.path,
+            rule = rule.as_ref().map_or("", RuleId::as_str),
+            verdict,
+            "callback allowed"
+        );
+        self.verdict = verdict;
+        self.rule = rule;
+        self.class = class;
     }
 
     /// Policy denied it by this rule.
@@ -181,11 +194,7 @@ impl Record {
 
     fn write(&mut self, broken: Option<&'static str>) {
         self.written = true;
-        let verdict = match (self.own, &self.rule) {
-            (true, _) => "own",
-            (false, Some(_)) => "allow",
-            (false, None) => "deny",
-        };
+        let verdict = self.verdict;
         let took = self.began.elapsed();
         if let Some(metrics) = &self.session.shared.metrics {
             metrics.callback(&Seen {

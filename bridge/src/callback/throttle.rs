@@ -28,8 +28,15 @@ pub(crate) struct Admitted {
     pub(super) permit: Permit,
     pub(super) payload: Payload,
     /// Given back when the answer has gone.
-    pub(super) place: OwnedSemaphorePermit,
+    pub(super) place: Place,
     pub(super) held: Reservation,
+}
+
+/// A place among the callbacks of the session and of the process, given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Place {
+    _session: OwnedSemaphorePermit,
+    _process: Reservation,
 }
 
 /// What is sent as the body.
@@ -73,9 +80,18 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
             why: "too many callbacks of this session are under way",
         });
     };
+    let Some(process) = session.shared.in_force.place() else {
+        return Err(Refusal::Unavailable {
+            why: "the bridge has as many callbacks under way as it may",
+        });
+    };
+    let place = Place {
+        _session: place,
+        _process: process,
+    };
     if request.idempotency_key.is_none()
         && !is_safe(&request.method)
-        && let Some(minting) = &session.shared.minting
+        && let Some(minting) = &*session.shared.in_force.minting()
         && minting.covers(permit.route())
     {
         mint(

@@ -1,12 +1,12 @@
 //! What a callback leaves in the audit, where there is one.
 //!
-//! Here: [`Trail`], which writes the attempt once and the outcome once, and the digests of bodies up to 64 KiB. Not here:
+//! Here: [`Trail`], which writes the attempt once and the outcome once, and the digests of bodies up to a size. Not here:
 //! the form of the records (`audit/session.rs`), when each is due (`record.rs`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use policy::RuleId;
+use policy::{Denial, RuleId};
 use sha2::{Digest as _, Sha256};
 use uuid::Uuid;
 
@@ -16,9 +16,6 @@ use super::throttle::{Admitted, Payload};
 use crate::audit::{Attempt, Ended, SessionAudit, Verdict};
 use crate::session::Session;
 use crate::session::ledger::Outcome;
-
-/// A longer body has no digest.
-const DIGEST_BYTES: usize = 64 * 1024;
 
 const REFUSED: Refusal = Refusal::Unavailable {
     why: "the bridge cannot write its audit log at the moment; nothing was sent",
@@ -82,6 +79,15 @@ impl Trail {
         self.begin(told, route, Verdict::Allow { rule })
     }
 
+    pub(super) fn reported(&mut self, told: Told<'_>, route: &str, denial: &Denial) -> Result<(), Refusal> {
+        let reason = denial.reason.to_string();
+        let verdict = Verdict::Report {
+            rule: denial.rule.as_ref().map_or("", RuleId::as_str),
+            reason: &reason,
+        };
+        self.begin(told, route, verdict)
+    }
+
     pub(super) fn own(&mut self, told: Told<'_>) -> Result<(), Refusal> {
         self.begin(told, "", Verdict::Own)
     }
@@ -129,23 +135,24 @@ impl Trail {
     pub(super) async fn dispatches(&mut self, admitted: &Admitted) -> Result<(), Refusal> {
         let safe = is_safe(&admitted.request.method);
         let digests = self.hand.digests(safe);
+        let most_bytes = self.hand.digest_bytes();
         match &admitted.payload {
             Payload::None => {}
             Payload::Held(bytes) => {
                 self.request_bytes = bytes.len() as u64;
-                let tap = digests.then(Tap::default);
+                let tap = digests.then(|| Tap::of(most_bytes));
                 self.request = tap.inspect(|tap| tap.add(bytes));
             }
             Payload::Declared(control, length) => {
                 self.request_bytes = *length;
-                if digests && *length <= DIGEST_BYTES as u64 {
-                    let tap = Tap::default();
+                if digests && *length <= most_bytes {
+                    let tap = Tap::of(most_bytes);
                     control.tapped_by(tap.clone());
                     self.request = Some(tap);
                 }
             }
         }
-        self.answer = digests.then(BodyDigest::default);
+        self.answer = digests.then(|| BodyDigest::of(most_bytes));
         if let Some(seq) = self.attempt {
             self.hand.commit(seq, safe).await.map_err(|_| REFUSED)?;
         }
@@ -225,10 +232,14 @@ fn micros(time: Duration) -> u64 {
 }
 
 /// The digest of a body that others send.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Tap(Arc<Mutex<BodyDigest>>);
 
 impl Tap {
+    fn of(most_bytes: u64) -> Self {
+        Self(Arc::new(Mutex::new(BodyDigest::of(most_bytes))))
+    }
+
     pub(super) fn add(&self, data: &[u8]) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).add(data);
     }
@@ -239,23 +250,32 @@ impl Tap {
     }
 }
 
-/// A SHA-256 of at most [`DIGEST_BYTES`].
-#[derive(Clone, Debug, Default)]
+/// A SHA-256 of a body that is not too long for one.
+#[derive(Clone, Debug)]
 pub(super) struct BodyDigest {
     hash: Sha256,
-    bytes: usize,
+    bytes: u64,
+    most_bytes: u64,
 }
 
 impl BodyDigest {
+    fn of(most_bytes: u64) -> Self {
+        Self {
+            hash: Sha256::default(),
+            bytes: 0,
+            most_bytes,
+        }
+    }
+
     fn add(&mut self, data: &[u8]) {
-        self.bytes = self.bytes.saturating_add(data.len());
-        if self.bytes <= DIGEST_BYTES {
+        self.bytes = self.bytes.saturating_add(data.len() as u64);
+        if self.bytes <= self.most_bytes {
             self.hash.update(data);
         }
     }
 
     /// `None` for an empty body, and for one that is too long.
     fn finish(self) -> Option<[u8; 32]> {
-        matches!(self.bytes, 1..=DIGEST_BYTES).then(|| self.hash.finalize().into())
+        (self.bytes > 0 && self.bytes <= self.most_bytes).then(|| self.hash.finalize().into())
     }
 }

@@ -77,8 +77,8 @@ pub(crate) async fn status(arguments: &StatusArguments) -> Result<Exit, Failure>
     }
     let _ = writeln!(
         text,
-        "{:>6} callbacks, {} denied, {} with an open outcome, {} tokens on the wrong channel",
-        shown.callbacks, shown.denied, shown.open_outcomes, shown.wrong_channel
+        "{:>6} callbacks, {} denied, {} denied and let through, {} with an open outcome, {} tokens on the wrong channel",
+        shown.callbacks, shown.denied, shown.reported, shown.open_outcomes, shown.wrong_channel
     );
     for (check, fault) in &shown.faults {
         let _ = writeln!(text, "not ready: {check}: {fault}");

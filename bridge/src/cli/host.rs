@@ -140,7 +140,7 @@ pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
         upstream,
         credential,
         run_id: config::run_id(arguments.run_id.as_deref()),
-        rules,
+        rules: rules.into(),
         limits: sizes,
         rate: arguments.rate.or(limits.rate),
         token: told.digest,

@@ -27,6 +27,7 @@ pub(crate) mod policies;
 mod control;
 mod serve;
 mod serving;
+mod reload;
 mod sessions;
 mod asking;
 mod tail;
@@ -124,6 +125,9 @@ enum Command {
     Outcome(asking::OutcomeArguments),
     /// End a daemon in order, as SIGTERM does
     Drain(asking::DrainArguments),
+    /// Have a daemon read its configuration again, as SIGHUP does
+    #[command(after_help = exit::EXIT_CODES)]
+    Reload(reload::ReloadArguments),
     /// Show what happens in a daemon as it happens
     Tail(tail::TailArguments),
     /// Show a daemon and its sessions in the terminal, drawn anew each second
@@ -246,6 +250,7 @@ async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
         Command::Status(arguments) => asking::status(&arguments).await,
         Command::Outcome(arguments) => asking::outcome(&arguments).await,
         Command::Drain(arguments) => asking::drain(&arguments).await,
+        Command::Reload(arguments) => reload::reload(&arguments).await,
         Command::Tail(arguments) => tail::tail(&arguments).await,
         Command::Top(arguments) => top::top(&arguments).await,
         Command::Dashboard(arguments) => dashboard::dashboard(&arguments).await,

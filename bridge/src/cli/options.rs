@@ -15,6 +15,7 @@ use crate::cli::secrets::SecretOptions;
 use crate::cli::{policies, target};
 use crate::config::{self, spelled};
 use crate::secrets::{LiveSecret, SecretRef, Secrets};
+use crate::session::live::LiveRules;
 use crate::upstream::UpstreamSettings;
 
 /// The options of a session.
@@ -119,6 +120,13 @@ pub(crate) struct SshOptions {
     pub(crate) known_hosts: Option<PathBuf>,
 }
 
+/// What a session's callbacks are held to.
+pub(crate) struct Under {
+    pub(crate) rules: LiveRules,
+    pub(crate) limits: Limits,
+    pub(crate) rate: Option<RateLimit>,
+}
+
 /// Tunnels by name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum TunnelName {
@@ -195,23 +203,29 @@ impl SessionOptions {
     ///
     /// Code 2 for options that contradict the target, code 3 for what is missing or wrong.
     pub(crate) fn request(&self) -> Result<SessionRequest, Failure> {
-        self.request_with(self.upstream.secrets())
-    }
-
-    /// The same, with the secrets read by whoever is given.
-    ///
-    /// # Errors
-    ///
-    /// As [`Self::request`].
-    pub(crate) fn request_with(&self, secrets: Secrets) -> Result<SessionRequest, Failure> {
-        let credential = secrets.live(&self.upstream.credential);
-        let target = self.target_with_options(secrets)?;
-        let upstream = self.upstream.settings()?;
         let policies::Loaded { rules, limits } = self.policy.load()?;
         let mut sizes = Limits::default().with_file(&limits);
         if let Some(bytes) = self.max_body {
             sizes.max_body = bytes;
         }
+        let under = Under {
+            rules: rules.into(),
+            limits: sizes,
+            rate: self.rate.or(limits.rate),
+        };
+        self.request_under(self.upstream.secrets(), under)
+    }
+
+    /// The same under rules that were read already, with the secrets read by whoever is given.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::request`].
+    pub(crate) fn request_under(&self, secrets: Secrets, under: Under) -> Result<SessionRequest, Failure> {
+        let Under { rules, limits, rate } = under;
+        let credential = secrets.live(&self.upstream.credential);
+        let target = self.target_with_options(secrets)?;
+        let upstream = self.upstream.settings()?;
         Ok(SessionRequest {
             whose: crate::audit::Identities::default(),
             named: None,
@@ -220,8 +234,8 @@ impl SessionOptions {
             credential,
             run_id: config::run_id(self.run_id.as_deref()),
             rules,
-            limits: sizes,
-            rate: self.rate.or(limits.rate),
+            limits,
+            rate,
             tunnel: match self.tunnel {
                 TunnelName::Auto => TunnelChoice::Auto,
                 TunnelName::SshReverse => TunnelChoice::SshReverse,
@@ -248,6 +262,13 @@ impl SessionOptions {
             TargetSpec::Ssh(target) => {
                 let user = target.user.as_ref().map(|user| format!("{user}@"));
                 let port = target.port.map(|port| format!(":{port}"));
+                // A plain word may be a name of the daemon's configuration.
+                if target.user.is_none() && target.port.is_none() && target.directory.is_none() {
+                    let word = !target.host.contains(':') && target.host != "local";
+                    if word {
+                        return target.host.clone();
+                    }
+                }
                 let host = if target.host.contains(':') {
                     format!("[{}]", target.host)
                 } else {

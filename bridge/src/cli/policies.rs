@@ -110,7 +110,7 @@ pub(crate) fn pack_name(pack: PackChoice) -> String {
 /// Largest policy or case file; a thousand rules need a fraction of it.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-fn read_text(path: &Path) -> Result<String, Failure> {
+pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     use std::io::Read as _;
 
     let unreadable =

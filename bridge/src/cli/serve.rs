@@ -18,7 +18,7 @@ use crate::audit::Audit;
 use crate::cli::control::{ControlAddress, address, chosen};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::serving::{self, Setup};
-use crate::cli::signals::Signals;
+use crate::cli::signals::{Ending, Signals, Wish};
 use crate::cli::stdio::{complain, print, print_json};
 use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Ops};
@@ -85,6 +85,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         secrets,
         audit,
         store,
+        reloading,
     } = arguments.setup().await?;
     let store = store::open(store)
         .await
@@ -109,6 +110,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         Failure::new(Exit::Failed, "what is in the store cannot be taken on").because(error)
     })?;
     arguments.tell(&control, &ops)?;
+    daemon.reloads_from(reloading);
     if dashboard && daemon.door().opens(ops.address()) {
         tell_of_dashboard(&daemon, ops.address());
     }
@@ -122,16 +124,17 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     listeners.close();
     Notifier.ready("serving".to_owned()).await;
     tokio::select! {
-        ending = signals.next() => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),
+        ending = ending(&mut signals, &daemon, &listeners) => tracing::info!(signal = ending.number(), "ending in order; a second signal forces"),
         () = daemon.drain_asked() => tracing::info!("ending in order, as was asked; a signal forces"),
     }
+    let drain = daemon.settings().drain;
     daemon.begin_drain();
     Notifier.stopping(drain + TAKING_DOWN + SETTLING).await;
     let ended = tokio::select! {
         ended = tokio::time::timeout(drain + TAKING_DOWN, daemon.drained()) => {
             ended.map_err(|_| "sessions were not closed in time; what they left on their targets ends by itself")
         }
-        ending = signals.next() => {
+        ending = ending(&mut signals, &daemon, &listeners) => {
             tracing::warn!(signal = ending.number(), "ending at once");
             Err("the daemon was forced to end; what its sessions left on their targets ends by itself")
         }
@@ -147,6 +150,20 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     }
 }
 
+/// The next signal that ends the daemon; those that are for its configuration are followed. Cancel safe.
+async fn ending(signals: &mut Signals, daemon: &Arc<Daemon>, tasks: &TaskTracker) -> Ending {
+    loop {
+        match signals.next_wish().await {
+            Wish::End(ending) => return ending,
+            Wish::Reload => {
+                let daemon = Arc::clone(daemon);
+                // Whether it was refused stands in the log.
+                tasks.spawn(async move { drop(daemon.reload().await) });
+            }
+        }
+    }
+}
+
 impl ServeArguments {
     async fn setup(&self) -> Result<Setup, Failure> {
         let loaded = serving::load(self.config.as_deref(), self.flags())?;
@@ -155,7 +172,8 @@ impl ServeArguments {
         let configured = serving::control(&loaded.config)?.map(ControlAddress);
         let named = self.control.as_ref().or(configured.as_ref());
         let ControlAddress(control) = chosen(named, &config::environment)?;
-        Setup::new(&loaded.config, state_dir, control).await
+        let source = serving::source(self.config.clone(), self.flags());
+        Setup::new(&loaded.config, state_dir, control, source).await
     }
 
     /// The options that stand for a key of the configuration.

@@ -1,10 +1,14 @@
 //! From the configuration to what `serve` is made of.
 //!
 //! Here: the options laid over the configuration, and each section handed to the part that it is for. What a section
-//! asks for and this version cannot do is an error, never passed over. Not here: the configuration itself
+//! asks for and this version cannot do is an error, never passed over. [`source`] does it again for a daemon that runs. Not
+//! here: the configuration itself
 //! (`crate::config`), the serving (`serve.rs`).
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use policy::Limits;
 
 use crate::audit::{self, AuditKey, AuditSettings};
 use crate::cli::exit::{Exit, Failure};
@@ -13,7 +17,9 @@ use crate::config::model::{
     ScopeRates,
 };
 use crate::config::{self, Effective, Flag, LoadOptions, Origin, leaves};
-use crate::daemon::DaemonSettings;
+use crate::daemon::{
+    AllowedUids, ConfiguredPolicy, DaemonSettings, Mistake, ReloadRefused, Reloading, Source,
+};
 use crate::secrets::{Secret, SecretSettings, Secrets};
 use crate::session::Minting;
 use crate::session::rates::{Rate, Scope};
@@ -27,16 +33,6 @@ const NOT_YET: &[&str] = &[
     "listeners.control.key",
     "listeners.control.token",
     "listeners.control.client_ca",
-    "targets",
-    "policy",
-    "limits.max_body",
-    "limits.max_head",
-    "limits.concurrency",
-    "limits.bytes",
-    "sessions.misses",
-    "sessions.drain_timeout",
-    "sessions.keep_ended",
-    "audit.body_digest_max",
     "telemetry",
 ];
 
@@ -49,6 +45,25 @@ pub(super) struct Setup {
     pub(super) audit: Option<AuditSettings>,
     /// Where what outlives the process is kept.
     pub(super) store: StoreSettings,
+    /// How the settings are read again.
+    pub(super) reloading: Reloading,
+}
+
+/// What a configuration is refused for.
+struct Refused {
+    what: &'static str,
+    mistakes: Vec<Mistake>,
+}
+
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        let lines: Vec<_> = refused
+            .mistakes
+            .iter()
+            .map(|mistake| mistake.detail.as_str())
+            .collect();
+        Self::new(Exit::Configuration, refused.what).listing(lines.join("\n"))
+    }
 }
 
 /// Reads and checks the configuration with the options over it.
@@ -57,27 +72,47 @@ pub(super) struct Setup {
 ///
 /// Code 3: every mistake, or every key that is not followed yet.
 pub(super) fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Effective, Failure> {
+    Ok(checked(file, flags)?)
+}
+
+/// The same again and again, with the settings of a daemon that are made of it.
+pub(super) fn source(file: Option<PathBuf>, flags: Vec<Flag>) -> Source {
+    Arc::new(move || {
+        let refused = |Refused { mistakes, .. }| ReloadRefused { mistakes };
+        let Effective { config, .. } = checked(file.as_deref(), flags.clone()).map_err(refused)?;
+        // Its places are those of the daemon that runs.
+        let nowhere = PathBuf::new();
+        let mut settings = DaemonSettings::new(nowhere.clone(), nowhere, config.listeners.ops.address);
+        follow(&config, &mut settings).map_err(refused)?;
+        Ok((config, settings))
+    })
+}
+
+fn checked(file: Option<&Path>, flags: Vec<Flag>) -> Result<Effective, Refused> {
     let options = LoadOptions {
         file: file.map(Path::to_owned),
         environment: config::variables(),
         flags,
     };
-    let loaded = Config::load(options).map_err(|errors| {
-        Failure::new(Exit::Configuration, "the configuration is refused").listing(errors.to_string())
+    let loaded = Config::load(options).map_err(|errors| Refused {
+        what: "the configuration is refused",
+        mistakes: errors
+            .iter()
+            .map(|mistake| Mistake::new(&mistake.key, mistake.to_string()))
+            .collect(),
     })?;
     let ignored = not_yet(&loaded);
     if ignored.is_empty() {
         return Ok(loaded);
     }
-    Err(Failure::new(
-        Exit::Configuration,
-        "the configuration asks for what this version's serve does not do yet; leave it out",
-    )
-    .listing(ignored.join("\n")))
+    Err(Refused {
+        what: "the configuration asks for what this version's serve does not do yet; leave it out",
+        mistakes: ignored,
+    })
 }
 
 /// Everything that somebody said and nobody would follow.
-fn not_yet(loaded: &Effective) -> Vec<String> {
+fn not_yet(loaded: &Effective) -> Vec<Mistake> {
     let values = serde_json::to_value(&loaded.config).unwrap_or_default();
     leaves(&values)
         .iter()
@@ -90,7 +125,10 @@ fn not_yet(loaded: &Effective) -> Vec<String> {
         })
         .filter_map(|key| {
             let origin = loaded.origins.of_leaf(&key);
-            (origin != Origin::Default).then(|| format!("{key}, said by {origin}"))
+            (origin != Origin::Default).then(|| {
+                let why = format!("{key}, said by {origin}, is nothing that serve follows yet");
+                Mistake::new(&key, why)
+            })
         })
         .collect()
 }
@@ -101,7 +139,12 @@ impl Setup {
     /// # Errors
     ///
     /// Code 3 where a secret that signs the audit cannot be read.
-    pub(super) async fn new(config: &Config, state_dir: PathBuf, control: PathBuf) -> Result<Self, Failure> {
+    pub(super) async fn new(
+        config: &Config,
+        state_dir: PathBuf,
+        control: PathBuf,
+        source: Source,
+    ) -> Result<Self, Failure> {
         let secrets = Secrets::new(
             SecretSettings {
                 cache_ttl: config.secrets.cache_ttl,
@@ -115,30 +158,50 @@ impl Setup {
         };
         let store = store_settings(config, &secrets, &state_dir).await?;
         let mut settings = DaemonSettings::new(state_dir, control, config.listeners.ops.address);
-        settings.dashboard = config.listeners.ops.dashboard;
-        settings.allow_uids.clone_from(&config.control.allow_uids);
-        settings.adhoc = config.control.adhoc.unwrap_or_default();
-        settings.ttl = config.sessions.ttl;
-        settings.heartbeat = config.sessions.heartbeat;
-        settings.most_sessions = usize::try_from(config.sessions.max).unwrap_or(usize::MAX);
-        settings.drain = config.drain.timeout;
-        settings.keep_outcomes = config.store.keep_outcomes;
-        settings.rates = rates(&config.limits.rate);
-        settings.minting = match config.mutations.idempotency {
-            Idempotency::Forward => None,
-            Idempotency::Mint => Some(Minting {
-                except: config.mutations.mint_except.clone(),
-            }),
-        };
-        settings.upstreams.clone_from(&config.upstreams);
-        settings.providers.clone_from(&config.providers);
+        follow(config, &mut settings)?;
         Ok(Self {
             settings,
             secrets,
             audit,
             store,
+            reloading: Reloading::new(source, config),
         })
     }
+}
+
+/// What of a configuration a daemon follows, also while it runs. Reads the policy file.
+fn follow(config: &Config, settings: &mut DaemonSettings) -> Result<(), Refused> {
+    settings.policy = Arc::new(ConfiguredPolicy::read(config).map_err(|lines| Refused {
+        what: "the policy of the configuration is refused",
+        mistakes: lines.lines().map(|line| Mistake::new("policy", line)).collect(),
+    })?);
+    settings.allow_uids = AllowedUids::new(config.control.allow_uids.clone());
+    settings.adhoc = config.control.adhoc.unwrap_or_default();
+    settings.ttl = config.sessions.ttl;
+    settings.heartbeat = config.sessions.heartbeat;
+    settings.misses = config.sessions.misses;
+    settings.session_drain = config.sessions.drain_timeout;
+    settings.keep_ended = config.sessions.keep_ended;
+    settings.most_sessions = usize::try_from(config.sessions.max).unwrap_or(usize::MAX);
+    settings.drain = config.drain.timeout;
+    settings.sizes = Limits {
+        max_body: config.limits.max_body,
+        max_head: usize::try_from(config.limits.max_head).unwrap_or(usize::MAX),
+        ..Limits::default()
+    };
+    settings.concurrency = config.limits.concurrency;
+    settings.bytes = config.limits.bytes;
+    settings.rates = rates(&config.limits.rate);
+    settings.minting = match config.mutations.idempotency {
+        Idempotency::Forward => None,
+        Idempotency::Mint => Some(Minting {
+            except: config.mutations.mint_except.clone(),
+        }),
+    };
+    settings.targets.clone_from(&config.targets);
+    settings.upstreams.clone_from(&config.upstreams);
+    settings.providers.clone_from(&config.providers);
+    Ok(())
 }
 
 /// Where the control API listens by the configuration; `None` is the default place.
@@ -236,6 +299,7 @@ async fn audit_settings(
             BodyDigest::Unsafe => audit::BodyDigest::Unsafe,
             BodyDigest::All => audit::BodyDigest::All,
         },
+        body_digest_bytes: config.body_digest_max,
         segment_bytes: config.rotate_bytes,
         segment_age: config.rotate_age,
         keep_age: Some(config.retention).filter(|age| !age.is_zero()),

@@ -1,4 +1,4 @@
-//! The signals that end a session: Ctrl-C, `SIGTERM`, `SIGHUP`.
+//! The signals that end a session: Ctrl-C, `SIGTERM`, `SIGHUP`. A daemon reads its configuration again at the last.
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -21,6 +21,15 @@ pub(crate) enum Ending {
     Terminate,
     /// The terminal went away.
     HangUp,
+}
+
+/// What a signal asks of a daemon.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Wish {
+    /// To end.
+    End(Ending),
+    /// To read its configuration again.
+    Reload,
 }
 
 impl Ending {
@@ -51,6 +60,14 @@ impl Signals {
             terminate: take(SignalKind::terminate())?,
             hang_up: take(SignalKind::hangup())?,
         })
+    }
+
+    /// What a daemon is asked for next. Cancel safe.
+    pub(crate) async fn next_wish(&mut self) -> Wish {
+        match self.next().await {
+            Ending::HangUp => Wish::Reload,
+            ending @ (Ending::Interrupt | Ending::Terminate) => Wish::End(ending),
+        }
     }
 
     /// The next one. Cancel safe.

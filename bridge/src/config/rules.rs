@@ -94,6 +94,9 @@ impl Found<'_> {
                 };
                 self.mistake(format!("{key}.upstream"), format!("names no upstream; {advice}"));
             }
+            if name == "local" && target.target != "local" {
+                self.mistake(key.clone(), "would hide the target `local`; give it another name");
+            }
             self.target(&key, target);
         }
     }

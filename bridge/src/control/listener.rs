@@ -26,6 +26,7 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
 use super::problem::Problem;
+use crate::daemon::AllowedUids;
 
 /// Connections at the same time; more wait to be accepted.
 const CONNECTIONS: usize = 256;
@@ -51,7 +52,7 @@ pub(crate) struct Control {
     path: PathBuf,
     /// The file is ours to remove.
     made: bool,
-    allow_uids: Vec<u32>,
+    allow_uids: AllowedUids,
 }
 
 impl Control {
@@ -60,7 +61,7 @@ impl Control {
     /// # Errors
     ///
     /// One line: what stands there, and what to do.
-    pub(crate) async fn bind(path: &Path, allow_uids: Vec<u32>) -> Result<Self, String> {
+    pub(crate) async fn bind(path: &Path, allow_uids: AllowedUids) -> Result<Self, String> {
         let fault =
             |error: io::Error| format!("cannot listen on the control socket {}: {error}", path.display());
         // Users that are allowed come in as members of our group.
@@ -136,15 +137,14 @@ impl Control {
                 continue;
             };
             let peer = Peer { uid, own: uid == own };
-            let admitted = peer.own || self.allow_uids.contains(&uid);
-            if !admitted {
-                tracing::warn!(uid, "a user that may not use the control API was refused");
-            }
-            let router = admitted.then(|| router.clone());
+            let admission = Admission {
+                router: router.clone(),
+                allow_uids: self.allow_uids.clone(),
+            };
             let (stop, cut) = (stop.clone(), cut.clone());
             connections.spawn(async move {
                 tokio::select! {
-                    () = connection(stream, peer, router, stop) => {}
+                    () = connection(stream, peer, admission, stop) => {}
                     () = cut.cancelled() => {}
                 }
                 drop(place);
@@ -198,10 +198,29 @@ async fn accept(
     Ok((stream, place))
 }
 
+/// What answers those who may ask. Who they are may change between two requests.
+struct Admission {
+    router: Router,
+    allow_uids: AllowedUids,
+}
+
+impl Admission {
+    fn of(&self, peer: Peer) -> Option<Router> {
+        let admitted = peer.own || self.allow_uids.has(peer.uid);
+        if !admitted {
+            tracing::warn!(
+                uid = peer.uid,
+                "a user that may not use the control API was refused"
+            );
+        }
+        admitted.then(|| self.router.clone())
+    }
+}
+
 /// Serves one connection; a peer that is not admitted is told so, whatever it asks.
-async fn connection(stream: UnixStream, peer: Peer, router: Option<Router>, stop: CancellationToken) {
+async fn connection(stream: UnixStream, peer: Peer, admission: Admission, stop: CancellationToken) {
     let service = service_fn(move |mut request: Request<hyper::body::Incoming>| {
-        let router = router.clone();
+        let router = admission.of(peer);
         request.extensions_mut().insert(peer);
         async move {
             match router {

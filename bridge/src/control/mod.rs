@@ -1,6 +1,6 @@
 //! The control API: how operators and other programs speak to a running daemon.
 //!
-//! Here: `router` and [`openapi`], both out of the handlers' own definitions. In `sessions`, `whole` and `live` the
+//! Here: `router` and [`openapi`], both out of the handlers' own definitions. In `sessions`, `whole`, `reload` and `live` the
 //! handlers, in `body` how a body is read, in `problem` how an error is told, in `listener` the unix socket and who may
 //! use it, in `client` the other side, in `ops` the listener for health. Not here: what a session is (`daemon/`).
 //! `docs/openapi.json` is this module's contract; a test holds them equal.
@@ -9,6 +9,7 @@ mod body;
 mod problem;
 mod sessions;
 mod whole;
+mod reload;
 mod live;
 mod listener;
 mod client;
@@ -58,6 +59,7 @@ fn operations() -> OpenApiRouter<Arc<Daemon>> {
         .routes(routes!(whole::status))
         .routes(routes!(whole::drain))
         .routes(routes!(whole::dashboard_login))
+        .routes(routes!(reload::reload))
         .routes(routes!(live::events))
         .routes(routes!(whole::document))
 }

@@ -56,9 +56,9 @@ pub enum Event {
         method: String,
         /// Its canonical path, without the query; empty where none could be read.
         path: String,
-        /// The rule that allowed it; empty where none did.
+        /// The rule that allowed it; for `report` the one that denies it; empty where there is none.
         rule: String,
-        /// `allow`, `deny` or `own`.
+        /// `allow`, `deny`, `report` (denied and let through) or `own`.
         verdict: String,
         /// The answer's status; 0 where the caller had gone before.
         status: u16,
@@ -129,6 +129,7 @@ pub(crate) struct Events {
     callbacks: AtomicU64,
     denied: AtomicU64,
     watched: Watched,
+    reported: AtomicU64,
 }
 
 impl fmt::Debug for Events {
@@ -148,6 +149,7 @@ impl Default for Events {
             callbacks: AtomicU64::new(0),
             denied: AtomicU64::new(0),
             watched: Watched::default(),
+            reported: AtomicU64::new(0),
         }
     }
 }
@@ -184,6 +186,11 @@ impl Events {
             self.callbacks.load(Ordering::Relaxed),
             self.denied.load(Ordering::Relaxed),
         )
+    }
+
+    /// Callbacks so far that were denied and let through.
+    pub(crate) fn reported(&self) -> u64 {
+        self.reported.load(Ordering::Relaxed)
     }
 
     /// A session is in another state.
@@ -223,9 +230,11 @@ impl Events {
 impl Observer for Events {
     fn callback(&self, seen: Seen<'_>) {
         self.callbacks.fetch_add(1, Ordering::Relaxed);
-        if seen.verdict == "deny" {
-            self.denied.fetch_add(1, Ordering::Relaxed);
-        }
+        match seen.verdict {
+            "deny" => self.denied.fetch_add(1, Ordering::Relaxed),
+            "report" => self.reported.fetch_add(1, Ordering::Relaxed),
+            _ => 0,
+        };
         self.watched.callback(&seen);
         self.tell_and_remember(Event::Callback {
             session: seen.session,

@@ -13,6 +13,7 @@ use tokio::time::Instant;
 
 use super::entry::{Entry, Order, RotateError};
 use super::events::Events;
+use super::settings::LiveSettings;
 use super::shown::Opened;
 use super::state::{Ending, SessionState, Standing};
 use crate::app::{App, OpenError, OpenSession, SessionRequest};
@@ -21,8 +22,6 @@ use crate::telemetry::metrics::Metrics;
 
 /// A session whose callers were cut waits so much longer than the deadline of what was dispatched.
 const SLACK: Duration = Duration::from_secs(1);
-/// A heartbeat may be late three times.
-const MISSES: u32 = 3;
 /// Late heartbeats of all sessions are looked for together, at most so much later: else a thousand sessions would wake
 /// the process eleven times a second.
 const TOGETHER: Duration = Duration::from_secs(1);
@@ -42,8 +41,8 @@ pub(super) struct Life {
     pub(super) events: Arc<Events>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) orders: mpsc::Receiver<Order>,
-    /// Callbacks under way get so long when it ends in order.
-    pub(super) drain: Duration,
+    /// How the daemon is set up at the moment.
+    pub(super) settings: LiveSettings,
     /// At the daemon's planned end it is left to a successor.
     pub(super) leaves: bool,
     /// When its time is over.
@@ -192,7 +191,8 @@ impl Life {
     }
 
     fn silence(&self) -> Option<Duration> {
-        self.entry.kept.heartbeat.map(|heartbeat| heartbeat * MISSES)
+        let misses = self.settings.load().misses;
+        self.entry.kept.heartbeat.map(|heartbeat| heartbeat * misses)
     }
 
     async fn rotate(
@@ -221,9 +221,24 @@ impl Life {
         Ok(shown.expose().to_owned())
     }
 
+    /// How long callbacks under way get where it ends in order.
+    fn patience(&self, ending: &Ending) -> Duration {
+        let settings = self.settings.load();
+        match ending {
+            Ending::Drained => settings.drain,
+            Ending::Expired
+            | Ending::Revoked
+            | Ending::OwnerGone
+            | Ending::HeartbeatMissed
+            | Ending::TunnelEnded
+            | Ending::LeaseLost(_) => settings.session_drain,
+        }
+    }
+
     /// Ends it in order, or cuts it first; a wish that cuts may still come while it ends.
     async fn close(&mut self, session: OpenSession, ending: Ending) -> Standing {
         let (reason, detail) = (ending.reason(), ending.detail());
+        let in_order = self.patience(&ending);
         // Whoever still waits for an order of his hears that it is over.
         self.orders.close();
         while self.orders.try_recv().is_ok() {}
@@ -245,7 +260,7 @@ impl Life {
         let patience = if ending.cuts() {
             behind.upstream.deadlines.total + SLACK
         } else {
-            self.drain
+            in_order
         };
         let mut ending = self.entry.ending();
         let cut = async move {

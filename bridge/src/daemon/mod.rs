@@ -1,12 +1,15 @@
 //! The daemon: many sessions in one process, from the request for one to a day after its end.
 //!
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
-//! one task that each has, in `returning` how those of an earlier process come back, in `state` the states it goes
-//! through, in `entry` what is kept of it, in `holding` what is kept of it in the store, in `events` what is told of it,
-//! in `traffic` how much is going on. Not here: how it is spoken to (`control/`), how one session is opened (`app/`),
-//! what outlives this process (`store/`). Read next: `life`.
+//! one task that each has, in `returning` how those of an earlier process come back, in `policies` what agents may ask
+//! for, in `reloading` how settings change under it, in `state` the states it goes through, in `entry` what is kept of it,
+//! in `holding` what is kept of it in the store, in `events` what is told of it, in `traffic` how much is going on. Not
+//! here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this process (`store/`).
+//! Read next: `life`.
 
 mod settings;
+mod policies;
+mod reloading;
 mod state;
 mod asked;
 mod entry;
@@ -21,9 +24,10 @@ mod holding;
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use policy::{Token, TokenDigest};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
@@ -37,7 +41,8 @@ use crate::dashboard::Door;
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
-use crate::session::rates::RateTable;
+use crate::session::live::InForce;
+use crate::session::rates::{RateTable, Scope};
 use crate::session::state::hex;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
@@ -48,11 +53,13 @@ pub(crate) use entry::{Entry, RotateError};
 pub use events::Event;
 pub(crate) use events::Events;
 pub(crate) use life::NotOpened;
-pub use settings::DaemonSettings;
+pub use policies::ConfiguredPolicy;
+pub use reloading::{ReloadRefused, Reloading, Source};
+pub use settings::{AllowedUids, DaemonSettings};
 pub(crate) use shown::time;
 pub use shown::{
-    Drained, EnvironmentShown, Opened, Reaped, ReapedLease, Rotated, Rung, SessionShown, SessionsShown,
-    StatusShown,
+    Drained, EnvironmentShown, Opened, Reaped, ReapedLease, Reloaded, Rotated, Rung, SessionShown,
+    SessionsShown, StatusShown,
 };
 pub(crate) use state::Ending;
 pub use state::SessionState;
@@ -63,6 +70,8 @@ use asked::{Around, Kept, Understood};
 use entry::Order;
 use holding::Holding;
 use life::Life;
+use policies::Policies;
+use settings::LiveSettings;
 use table::Table;
 
 /// Why there is no session.
@@ -95,7 +104,7 @@ pub(crate) struct Created {
 /// The registry of sessions.
 #[derive(Debug)]
 pub struct Daemon {
-    pub(crate) settings: DaemonSettings,
+    settings: LiveSettings,
     app: Arc<App>,
     events: Arc<Events>,
     metrics: Arc<Metrics>,
@@ -104,6 +113,10 @@ pub struct Daemon {
     rates: Arc<RateTable>,
     /// `None`: nothing outlives this process.
     holding: Option<Holding>,
+    policies: Arc<Policies>,
+    in_force: Arc<InForce>,
+    /// How its settings are read again, where they can be.
+    reloading: OnceLock<Reloading>,
     secrets: Secrets,
     table: Mutex<Table>,
     lives: TaskTracker,
@@ -126,13 +139,14 @@ impl Daemon {
     ) -> Arc<Self> {
         let events = Arc::new(Events::default());
         let metrics = Arc::new(Metrics::default());
+        let in_force = Arc::new(InForce::default());
         let shared = Shared {
             metrics: Some(Arc::clone(&metrics)),
             observer: Some(Arc::clone(&events) as _),
-            minting: settings.minting.clone().map(Arc::new),
+            in_force: Arc::clone(&in_force),
             rates: None,
         };
-        let rates = RateTable::new(settings.rates.iter().copied());
+        let rates = RateTable::new([]);
         let mut app = App::default()
             .sharing(shared)
             .with_rates(Arc::clone(&rates))
@@ -142,12 +156,16 @@ impl Daemon {
         }
         settings.keeps_sessions |= store.is_some();
         let holding = store.map(|store| Holding::new(store, settings.keep_outcomes));
-        Arc::new(Self {
+        let policies = Policies::new(Arc::clone(&settings.policy));
+        let daemon = Self {
             holding,
-            settings,
+            settings: Arc::new(ArcSwap::from_pointee(settings)),
             app: Arc::new(app),
             audit,
             rates,
+            policies: Arc::new(policies),
+            in_force,
+            reloading: OnceLock::new(),
             events,
             metrics,
             secrets,
@@ -157,7 +175,14 @@ impl Daemon {
             returning: Semaphore::new(returning::AT_ONCE),
             started: SystemTime::now(),
             door: Door::default(),
-        })
+        };
+        daemon.put_in_force(&daemon.settings());
+        Arc::new(daemon)
+    }
+
+    /// How it is set up at the moment.
+    pub(crate) fn settings(&self) -> Arc<DaemonSettings> {
+        self.settings.load_full()
     }
 
     /// Takes on a session, which is then opened by a task of its own.
@@ -173,15 +198,13 @@ impl Daemon {
         uid: u32,
         own: bool,
     ) -> Result<Created, CreateError> {
-        let mut reserved = asked.reserved();
-        // A name of the configuration brings nothing.
-        let named = asked.upstream.as_ref();
-        if named.is_some_and(|name| self.settings.upstreams.contains_key(name)) {
-            reserved.retain(|field| *field != "upstream");
-        }
-        let adhoc = own && self.settings.adhoc;
-        if !adhoc && !reserved.is_empty() {
-            return Err(CreateError::Reserved(reserved));
+        let settings = self.settings();
+        if !(own && settings.adhoc) {
+            let reserved = asked.beyond(&settings);
+            if !reserved.is_empty() {
+                return Err(CreateError::Reserved(reserved));
+            }
+            asked.within(&settings).map_err(CreateError::Mistakes)?;
         }
         self.room()?;
         let Understood {
@@ -217,8 +240,8 @@ impl Daemon {
             events: Arc::clone(&self.events),
             metrics: Arc::clone(&self.metrics),
             orders,
-            drain: self.settings.drain,
-            leaves: self.settings.keeps_sessions,
+            leaves: self.settings().keeps_sessions,
+            settings: Arc::clone(&self.settings),
             expires: Instant::now() + ttl,
         };
         let daemon = Arc::clone(self);
@@ -269,11 +292,8 @@ impl Daemon {
     async fn understood(&self, asked: &NewSession) -> Result<Understood, CreateError> {
         let around = Around {
             secrets: self.secrets.clone(),
-            state_dir: self.settings.state_dir.clone(),
-            ttl: self.settings.ttl,
-            heartbeat: self.settings.heartbeat,
-            upstreams: self.settings.upstreams.clone(),
-            providers: self.settings.providers.clone(),
+            settings: self.settings(),
+            policies: Arc::clone(&self.policies),
         };
         let understood = if asked.names_files() {
             let asked = asked.clone();
@@ -299,26 +319,27 @@ impl Daemon {
         if self.draining.is_cancelled() {
             return Err(CreateError::Draining);
         }
-        if table.living.len() >= self.settings.most_sessions {
-            return Err(CreateError::Full(self.settings.most_sessions));
+        let most = self.settings.load().most_sessions;
+        if table.living.len() >= most {
+            return Err(CreateError::Full(most));
         }
         Ok(())
     }
 
-    /// A session's task has ended; it can be asked about for a day.
+    /// A session's task has ended; it can be asked about for a while.
     fn over(&self, id: Uuid) {
         let mut table = self.table();
         self.events.watched().is_over(id);
         if let Some(entry) = table.living.remove(&id) {
             table.ended.push_back((Instant::now(), entry));
         }
-        table.forget_old();
+        table.forget_old(self.settings.load().keep_ended);
     }
 
     /// Every session, the oldest first; those that have ended come before those that live.
     pub(crate) fn sessions(&self) -> Vec<Arc<Entry>> {
         let mut table = self.table();
-        table.forget_old();
+        table.forget_old(self.settings.load().keep_ended);
         let mut all: Vec<_> = table
             .ended
             .iter()
@@ -426,6 +447,7 @@ impl Daemon {
             open_outcomes += entry.ledger().map_or(0, |ledger| count(ledger.open_count()));
         }
         let (callbacks, denied) = self.events.callbacks();
+        let reported = self.events.reported();
         StatusShown {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -435,6 +457,7 @@ impl Daemon {
             callbacks,
             denied,
             recent: self.events.watched().recent(),
+            reported,
             wrong_channel: self.events.wrong_channels(),
             open_outcomes,
             faults: BTreeMap::new(),
@@ -455,6 +478,24 @@ impl Daemon {
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Daemon {
+    /// What sessions read at each callback, and what is taken when one is opened.
+    fn put_in_force(&self, settings: &DaemonSettings) {
+        let from_rules = settings
+            .policy
+            .limits()
+            .rate
+            .map(|rate| (Scope::Session, None, rate));
+        self.rates
+            .follow(settings.rates.iter().copied().chain(from_rules));
+        self.in_force.mints(settings.minting.clone());
+        self.in_force
+            .places(settings.concurrency.process, settings.concurrency.session);
+        self.in_force.session_bytes(settings.bytes.session);
+        self.app.bodies().resize(settings.bytes.process);
     }
 }
 

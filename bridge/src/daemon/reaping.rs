@@ -16,7 +16,7 @@ impl Daemon {
             table.ended.clear();
             forgotten
         };
-        let book = LeaseBook::existing(&self.settings.state_dir).map_err(|error| error.to_string())?;
+        let book = LeaseBook::existing(&self.settings().state_dir).map_err(|error| error.to_string())?;
         let leases = match book {
             Some(book) => self.reap_leases(book).await?,
             None => Vec::new(),

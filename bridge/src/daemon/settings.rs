@@ -3,10 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use policy::Limits;
+
+use super::policies::ConfiguredPolicy;
 use crate::app::ProviderConfig;
-use crate::config::model::UpstreamConfig;
+use crate::config::model::{ByteLimits, ConcurrencyLimits, TargetConfig, UpstreamConfig};
 use crate::session::Minting;
 use crate::session::rates::Rate;
 
@@ -18,8 +23,15 @@ const HEARTBEAT: Duration = Duration::from_secs(30);
 const DRAIN: Duration = Duration::from_secs(30);
 /// What became of unsafe callbacks can be asked for so long.
 const KEEP_OUTCOMES: Duration = Duration::from_hours(24);
+/// A heartbeat may be late so often.
+const MISSES: u32 = 3;
+/// A session that has ended can be asked about for so long.
+const KEEP_ENDED: Duration = Duration::from_hours(24);
 /// Sessions that live at the same time.
 const MOST_SESSIONS: usize = 4096;
+
+/// How a daemon is set up at the moment.
+pub(super) type LiveSettings = Arc<ArcSwap<DaemonSettings>>;
 
 /// How the daemon is set up.
 #[derive(Clone, Debug)]
@@ -33,13 +45,19 @@ pub struct DaemonSettings {
     /// Show the dashboard there, where that is loopback.
     pub dashboard: bool,
     /// Users that may use the control API beside our own.
-    pub allow_uids: Vec<u32>,
+    pub allow_uids: AllowedUids,
     /// Our own user may bring an upstream, a credential, files and the target `local`.
     pub adhoc: bool,
     /// A session ends after so long unless it says otherwise.
     pub ttl: Duration,
     /// How often an owner is heard of unless it says otherwise.
     pub heartbeat: Duration,
+    /// A session ends after so many heartbeats in a row were missed.
+    pub misses: u32,
+    /// Callbacks under way get so long when their session ends in order.
+    pub session_drain: Duration,
+    /// A session that has ended can be asked about for so long.
+    pub keep_ended: Duration,
     /// Callbacks under way get so long when the daemon ends.
     pub drain: Duration,
     /// Sessions are written down, so that a successor of this process goes on with those that live at its planned end.
@@ -48,10 +66,20 @@ pub struct DaemonSettings {
     pub most_sessions: usize,
     /// What became of unsafe callbacks can be asked for so long.
     pub keep_outcomes: Duration,
+    /// What agents may ask for.
+    pub policy: Arc<ConfiguredPolicy>,
+    /// Sizes of a callback, unless a session asks for less.
+    pub sizes: Limits,
+    /// Callbacks at the same time.
+    pub concurrency: ConcurrencyLimits,
+    /// Bytes of bodies held in memory.
+    pub bytes: ByteLimits,
     /// Limits that count across sessions.
     pub rates: Vec<Rate>,
     /// Which unsafe callbacks get an `Idempotency-Key` where they bring none; `None`: none does.
     pub minting: Option<Minting>,
+    /// Places that a session may name as its target.
+    pub targets: BTreeMap<String, TargetConfig>,
     /// The Paperclip APIs that a session may name.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
     /// What the sandboxes of each provider are configured with, by its key.
@@ -67,18 +95,75 @@ impl DaemonSettings {
             control,
             ops,
             dashboard: true,
-            allow_uids: Vec::new(),
+            allow_uids: AllowedUids::default(),
             adhoc: true,
             ttl: TTL,
             heartbeat: HEARTBEAT,
+            misses: MISSES,
+            session_drain: DRAIN,
+            keep_ended: KEEP_ENDED,
             drain: DRAIN,
             keeps_sessions: false,
             most_sessions: MOST_SESSIONS,
             keep_outcomes: KEEP_OUTCOMES,
+            policy: Arc::default(),
+            sizes: Limits::default(),
+            concurrency: ConcurrencyLimits::default(),
+            bytes: ByteLimits::default(),
             rates: Vec::new(),
             minting: None,
+            targets: BTreeMap::new(),
             upstreams: BTreeMap::new(),
             providers: BTreeMap::new(),
         }
+    }
+
+    /// These settings where `new` says otherwise than `self` and it can be followed: places, and what is open already, stay.
+    pub(super) fn followed(&self, new: Self) -> Self {
+        let Self {
+            state_dir,
+            control,
+            ops,
+            allow_uids,
+            ..
+        } = self.clone();
+        Self {
+            state_dir,
+            control,
+            ops,
+            allow_uids,
+            ..new
+        }
+    }
+}
+
+/// Users that may use the control API beside our own, as they are at the moment; clones are the same.
+#[derive(Clone, Debug, Default)]
+pub struct AllowedUids(Arc<ArcSwap<Vec<u32>>>);
+
+impl AllowedUids {
+    /// These, until somebody says otherwise.
+    #[must_use]
+    pub fn new(uids: Vec<u32>) -> Self {
+        let allowed = Self::default();
+        allowed.set(uids);
+        allowed
+    }
+
+    /// From the next request on it is these.
+    pub fn set(&self, uids: Vec<u32>) {
+        self.0.store(Arc::new(uids));
+    }
+
+    /// Whether this user is among them now.
+    #[must_use]
+    pub fn has(&self, uid: u32) -> bool {
+        self.0.load().contains(&uid)
+    }
+
+    /// Who they are now.
+    #[must_use]
+    pub fn all(&self) -> Vec<u32> {
+        self.0.load().to_vec()
     }
 }

@@ -188,6 +188,9 @@ pub struct StatusShown {
     /// The last minute.
     #[serde(default)]
     pub recent: Recent,
+    /// Those among them that policy denies and that were let through, because denials are only reported.
+    #[serde(default)]
+    pub reported: u64,
     /// Tokens that were shown on the channel of another session.
     pub wrong_channel: u64,
     /// Dispatched unsafe callbacks whose outcome is still open.
@@ -215,6 +218,15 @@ pub struct ReapedLease {
     pub outcome: String,
     /// One line.
     pub detail: String,
+}
+
+/// A configuration that was read again and is in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Reloaded {
+    /// The keys whose values are others than before.
+    pub changed: Vec<String>,
+    /// The keys whose new values take effect when the daemon is started anew.
+    pub needs_restart: Vec<String>,
 }
 
 /// How far a drain has come.

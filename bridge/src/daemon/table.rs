@@ -1,4 +1,4 @@
-//! The table of sessions: those that live, and for a day those that have ended.
+//! The table of sessions: those that live, and for a while those that have ended.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
@@ -9,8 +9,7 @@ use uuid::Uuid;
 
 use super::entry::Entry;
 
-/// A session that has ended can be asked about for so long, and no more of them than this.
-pub(super) const KEPT: Duration = Duration::from_hours(24);
+/// Sessions that have ended and can be asked about, at most.
 pub(super) const MOST_ENDED: usize = 1024;
 
 /// Sessions by their names, which are in the order of their making.
@@ -23,10 +22,10 @@ pub(super) struct Table {
 
 impl Table {
     /// Drops what has ended too long ago, or is too much.
-    pub(super) fn forget_old(&mut self) {
+    pub(super) fn forget_old(&mut self, keep: Duration) {
         let now = Instant::now();
         while let Some((since, _)) = self.ended.front()
-            && (self.ended.len() > MOST_ENDED || now.duration_since(*since) > KEPT)
+            && (self.ended.len() > MOST_ENDED || now.duration_since(*since) > keep)
         {
             self.ended.pop_front();
         }

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tunnel::Status;
 
-use super::table::{KEPT, MOST_ENDED};
+use super::table::MOST_ENDED;
 use super::*;
 use crate::secrets::SecretSettings;
 use crate::session::observer::{Observer as _, Seen};
@@ -126,22 +126,23 @@ async fn only_so_many_sessions_that_have_ended_are_kept() {
     }
     table.ended.push_back((Instant::now(), Arc::clone(&last)));
 
-    table.forget_old();
+    table.forget_old(Duration::from_hours(24));
 
     assert_eq!(table.ended.len(), MOST_ENDED);
     assert_eq!(table.ended.back().unwrap().1.id(), last.id());
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_session_that_has_ended_is_kept_for_a_day() {
+async fn a_session_that_has_ended_is_kept_for_as_long_as_was_said() {
     let mut table = Table::default();
     table.ended.push_back((Instant::now(), entry()));
 
-    tokio::time::advance(KEPT).await;
-    table.forget_old();
+    let day = Duration::from_hours(24);
+    tokio::time::advance(day).await;
+    table.forget_old(day);
     assert_eq!(table.ended.len(), 1);
     tokio::time::advance(Duration::from_millis(1)).await;
-    table.forget_old();
+    table.forget_old(day);
 
     assert!(table.ended.is_empty());
 }

@@ -7,7 +7,6 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Instant;
 
 use policy::{Limits, Pack, Rules};
@@ -115,7 +114,7 @@ fn request(
         upstream,
         credential: credential.clone().into(),
         run_id: config::run_id(None),
-        rules: Arc::new(Rules::from_pack(Pack::newest())),
+        rules: Rules::from_pack(Pack::newest()).into(),
         limits: Limits {
             max_body: BODY_LIMIT_BYTES,
             ..Limits::default()

@@ -251,7 +251,14 @@ impl Probe {
         let now = std::time::SystemTime::now()
             .duration_since(std::time::SystemTime::UNIX_EPOCH)
             .map_or(0, |since| since.as_secs());
-        if !explain(&request.rules, "GET", calling::HEALTH.as_bytes(), now).is_allowed() {
+        if !explain(
+            &request.rules.load().rules,
+            "GET",
+            calling::HEALTH.as_bytes(),
+            now,
+        )
+        .is_allowed()
+        {
             let found = format!(
                 "{there}; agents may not ask for {}, so the bridge itself is asked",
                 calling::HEALTH

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// A bound on bytes held at the same time.
 #[derive(Debug)]
 pub struct Budget {
-    limit: u64,
+    limit: AtomicU64,
     held: AtomicU64,
     parent: Option<Arc<Budget>>,
 }
@@ -18,7 +18,7 @@ impl Budget {
     #[must_use]
     pub fn new(limit_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
-            limit: limit_bytes,
+            limit: AtomicU64::new(limit_bytes),
             held: AtomicU64::new(0),
             parent: None,
         })
@@ -28,7 +28,7 @@ impl Budget {
     #[must_use]
     pub fn within(parent: Arc<Self>, limit_bytes: u64) -> Arc<Self> {
         Arc::new(Self {
-            limit: limit_bytes,
+            limit: AtomicU64::new(limit_bytes),
             held: AtomicU64::new(0),
             parent: Some(parent),
         })
@@ -40,11 +40,23 @@ impl Budget {
         self.held.load(Ordering::Relaxed)
     }
 
+    /// How much it is in all.
+    #[must_use]
+    pub fn limit(&self) -> u64 {
+        self.limit.load(Ordering::Relaxed)
+    }
+
+    /// From now on it is so much; what is held beyond that is given back in its time.
+    pub fn resize(&self, limit_bytes: u64) {
+        self.limit.store(limit_bytes, Ordering::Relaxed);
+    }
+
     fn try_take(&self, bytes: u64) -> bool {
+        let limit = self.limit();
         let taken = self
             .held
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |held| {
-                held.checked_add(bytes).filter(|sum| *sum <= self.limit)
+                held.checked_add(bytes).filter(|sum| *sum <= limit)
             })
             .is_ok();
         if !taken {
@@ -134,6 +146,17 @@ mod tests {
         assert!(!held.grow(1));
         drop(held);
         assert_eq!(budget.held(), 0);
+    }
+
+    #[test]
+    fn a_smaller_budget_takes_nothing_until_enough_is_given_back() {
+        let budget = Budget::new(10);
+        let held = Reservation::take(&budget, 8);
+        budget.resize(4);
+
+        assert!(held.is_some() && Reservation::take(&budget, 1).is_none());
+        drop(held);
+        assert!(Reservation::take(&budget, 4).is_some() && Reservation::take(&budget, 5).is_none());
     }
 
     #[test]

@@ -6,6 +6,7 @@
 pub mod budget;
 pub mod ledger;
 pub mod hold;
+pub mod live;
 pub mod rates;
 pub(crate) mod target;
 pub(crate) mod state;
@@ -22,7 +23,7 @@ use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use http::HeaderValue;
-use policy::{Limits, RateLimit, Rules, TokenDigest};
+use policy::{Limits, RateLimit, TokenDigest};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -36,16 +37,17 @@ use crate::upstream::Upstream;
 use budget::Budget;
 use hold::{Hold, NotServed};
 use ledger::{Entry, Ledger, Outcome, TOLD};
+use live::{InForce, LiveRules};
 use observer::Observer;
 use rates::SessionRates;
 
-/// Callbacks of one session at the same time.
+/// Callbacks of one session at the same time, unless somebody says otherwise.
 pub const CONCURRENCY: usize = 64;
 /// At the end of a session, answers that are made get so long to be taken.
 const WRITING: Duration = Duration::from_secs(1);
-/// Bytes of bodies that one session may hold.
+/// Bytes of bodies that one session may hold, unless somebody says otherwise.
 pub const SESSION_BODY_BYTES: u64 = 64 * 1024 * 1024;
-/// Bytes of bodies that the process may hold.
+/// Bytes of bodies that the process may hold, unless somebody says otherwise.
 pub const PROCESS_BODY_BYTES: u64 = 256 * 1024 * 1024;
 
 /// One agent run's bridge.
@@ -56,8 +58,8 @@ pub struct Session {
     pub run_id: HeaderValue,
     /// The tunnel that is tried or was taken.
     tunnel: Mutex<&'static str>,
-    /// Compiled policy.
-    pub rules: Arc<Rules>,
+    /// Compiled policy, as it is at the moment.
+    pub rules: LiveRules,
     /// Sizes.
     pub limits: Limits,
     /// The Paperclip API.
@@ -70,6 +72,8 @@ pub struct Session {
     pub bodies: Arc<Budget>,
     /// Places for callbacks under way.
     pub(crate) places: Arc<Semaphore>,
+    /// So many are there in all.
+    pub(crate) concurrency: u32,
     /// Calls per second; off by default.
     pub(crate) rate: Option<DefaultDirectRateLimiter>,
     /// Where its callbacks are counted beside others'.
@@ -98,7 +102,7 @@ pub struct SessionParts {
     /// The tunnel's name, as far as it is known yet.
     pub tunnel: &'static str,
     /// Compiled policy.
-    pub rules: Arc<Rules>,
+    pub rules: LiveRules,
     /// Sizes.
     pub limits: Limits,
     /// Calls per second; `None` is no limit of rate.
@@ -122,8 +126,8 @@ pub struct Shared {
     pub metrics: Option<Arc<Metrics>>,
     /// Limits that count across sessions.
     pub rates: Option<SessionRates>,
-    /// Unsafe callbacks without an `Idempotency-Key` get one.
-    pub minting: Option<Arc<Minting>>,
+    /// What holds for all of them at the moment.
+    pub in_force: Arc<InForce>,
     /// Told of what happens in them, where somebody wants to know.
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }
@@ -153,6 +157,7 @@ impl Session {
     /// The same under a name that it had before: a predecessor of this process began it.
     #[must_use]
     pub fn of(id: Uuid, parts: SessionParts, hold: Option<Arc<Hold>>) -> Arc<Self> {
+        let (concurrency, body_bytes) = parts.shared.in_force.of_a_session();
         Arc::new(Self {
             id,
             run_id: parts.run_id,
@@ -162,8 +167,11 @@ impl Session {
             upstream: parts.upstream,
             ledger: Arc::default(),
             hold,
-            bodies: Budget::within(parts.process_bodies, SESSION_BODY_BYTES),
-            places: Arc::new(Semaphore::new(CONCURRENCY)),
+            bodies: Budget::within(parts.process_bodies, body_bytes),
+            places: Arc::new(Semaphore::new(
+                usize::try_from(concurrency).unwrap_or(CONCURRENCY),
+            )),
+            concurrency,
             rate: parts.rate.and_then(limiter),
             shared: parts.shared,
             token: ArcSwapOption::from_pointee(parts.token),
@@ -295,8 +303,7 @@ impl Session {
         self.tasks.close();
         let settled = async {
             // Every place taken means that no callback is under way.
-            let all = u32::try_from(CONCURRENCY).unwrap_or(u32::MAX);
-            let _idle = self.places.acquire_many(all).await;
+            let _idle = self.places.acquire_many(self.concurrency).await;
             self.tasks.wait().await;
         };
         if tokio::time::timeout(patience, settled).await.is_err() {

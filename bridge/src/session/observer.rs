@@ -18,7 +18,7 @@ pub(crate) struct Seen<'a> {
     pub(crate) path: &'a str,
     /// Empty where none allowed it.
     pub(crate) rule: &'a str,
-    /// `allow`, `deny`, or `own` where it was asked of the bridge itself.
+    /// `allow`, `deny`, `report` where it is denied and let through, or `own` where it was asked of the bridge itself.
     pub(crate) verdict: &'static str,
     /// 0 where the caller had gone before one was known.
     pub(crate) status: u16,

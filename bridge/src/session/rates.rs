@@ -5,9 +5,10 @@
 //! others. Not here: where the limits come from, and how a refusal is worded (`callback/throttle.rs`).
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use governor::clock::{Clock as _, DefaultClock};
 use governor::state::keyed::HashMapStateStore;
 use governor::{Quota, RateLimiter};
@@ -73,17 +74,19 @@ impl Scope {
 /// One limit: whose calls, which of them (`None`: all), how many.
 pub type Rate = (Scope, Option<Class>, RateLimit);
 
-/// Every limit that counts across sessions.
+/// Every limit that counts across sessions, as it is at the moment.
 #[derive(Default)]
 pub struct RateTable {
     /// In the order in which they are asked.
-    limits: Vec<(Rate, Limiter)>,
+    limits: ArcSwap<Vec<(Rate, Arc<Limiter>)>>,
+    /// Held while they change.
+    changing: Mutex<()>,
 }
 
 impl fmt::Debug for RateTable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_list()
-            .entries(self.limits.iter().map(|(rate, _)| rate))
+            .entries(self.limits.load().iter().map(|(rate, _)| rate))
             .finish()
     }
 }
@@ -101,21 +104,33 @@ impl RateTable {
     /// A table of these limits, in any order.
     #[must_use]
     pub fn new(rates: impl IntoIterator<Item = Rate>) -> Arc<Self> {
+        let table = Arc::new(Self::default());
+        table.follow(rates);
+        table
+    }
+
+    /// From the next call on these limits hold, for every session. A limit that stays goes on counting; others begin anew.
+    pub fn follow(&self, rates: impl IntoIterator<Item = Rate>) {
+        let _changing = self.changing.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = self.limits.load();
         let mut limits: Vec<_> = rates
             .into_iter()
-            .filter_map(|(scope, class, rate)| {
-                let quota = Quota::with_period(rate.interval())?.allow_burst(rate.burst());
-                Some(((scope, class, rate), RateLimiter::hashmap(quota)))
+            .filter_map(|rate| {
+                if let Some((_, limiter)) = before.iter().find(|(known, _)| *known == rate) {
+                    return Some((rate, Arc::clone(limiter)));
+                }
+                let quota = Quota::with_period(rate.2.interval())?.allow_burst(rate.2.burst());
+                Some((rate, Arc::new(RateLimiter::hashmap(quota))))
             })
             .collect();
         limits.sort_by_key(|((scope, ..), _)| *scope);
-        Arc::new(Self { limits })
+        self.limits.store(Arc::new(limits));
     }
 
     /// Forgets every key whose calls lie so far back that they no longer count. To be called now and then: keys are
     /// kept otherwise.
     pub fn forget_the_rested(&self) {
-        for (_, limiter) in &self.limits {
+        for (_, limiter) in self.limits.load().iter() {
             limiter.retain_recent();
             limiter.shrink_to_fit();
         }
@@ -124,7 +139,8 @@ impl RateTable {
     /// Keys that are kept.
     #[must_use]
     pub fn keys(&self) -> usize {
-        self.limits.iter().map(|(_, limiter)| limiter.len()).sum()
+        let limits = self.limits.load();
+        limits.iter().map(|(_, limiter)| limiter.len()).sum()
     }
 }
 
@@ -165,8 +181,9 @@ impl SessionRates {
     /// The limits that its calls are held to, as its agent is told of them.
     pub(crate) fn told(&self) -> impl Iterator<Item = ToldRate> + '_ {
         let concerns = |scope| scope == Scope::Comments || self.key(scope).is_some();
-        let limits = self.table.limits.iter().map(|(rate, _)| *rate);
+        let limits: Vec<Rate> = self.table.limits.load().iter().map(|(rate, _)| *rate).collect();
         limits
+            .into_iter()
             .filter(move |(scope, ..)| concerns(*scope))
             .map(|(scope, class, rate)| ToldRate {
                 scope: scope.name(),
@@ -181,7 +198,7 @@ impl SessionRates {
     ///
     /// [`Beyond`] the first limit that it is not within; limits asked before have counted it.
     pub(crate) fn count(&self, class: Class, commented: Option<&str>) -> Result<(), Beyond> {
-        for ((scope, only, _), limiter) in &self.table.limits {
+        for ((scope, only, _), limiter) in self.table.limits.load().iter() {
             if only.is_some_and(|only| only != class) {
                 continue;
             }
@@ -305,6 +322,22 @@ mod tests {
             "another issue"
         );
         assert!(pair[0].count(Class::Write, None).is_ok(), "no comment");
+    }
+
+    #[test]
+    fn limits_change_under_a_session_and_those_that_stay_go_on_counting() {
+        let stays = (Scope::Agent, None, rate("1/h:2"));
+        let table = RateTable::new([stays]);
+        let one = session(&table, "a", "1");
+        assert!(one.count(Class::Read, None).is_ok());
+
+        table.follow([stays, (Scope::Session, Some(Class::Write), rate("1/h:1"))]);
+
+        assert!(one.count(Class::Write, None).is_ok());
+        assert_eq!(why(one.count(Class::Write, None)), Scope::Session.why());
+        assert_eq!(why(one.count(Class::Read, None)), Scope::Agent.why());
+        table.follow([]);
+        assert!(one.count(Class::Write, None).is_ok());
     }
 
     #[test]

@@ -157,7 +157,7 @@ impl World {
         Session::new(SessionParts {
             run_id: HeaderValue::from_str(run_id).expect("a header value"),
             tunnel: "local",
-            rules: Arc::clone(&self.rules),
+            rules: Arc::clone(&self.rules).into(),
             limits: Limits::default(),
             rate: None,
             upstream: Upstream::new(&settings, Secret::new(super::CREDENTIAL)).expect("a client"),

@@ -177,7 +177,7 @@ fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: Strin
         upstream: UpstreamSettings::parse(&upstream.url(), None).expect("a URL"),
         credential: Secret::new(CREDENTIAL).into(),
         run_id,
-        rules: Arc::clone(rules),
+        rules: Arc::clone(rules).into(),
         limits: Limits::default(),
         rate: None,
         tunnel: TunnelChoice::Auto,

@@ -117,13 +117,8 @@ async fn a_write_without_a_key_gets_one_where_the_upstream_honours_it_and_the_le
     let minting = Minting {
         except: vec!["/api/issues/{issue}".to_owned()],
     };
-    let shape = Shape {
-        shared: Shared {
-            minting: Some(Arc::new(minting)),
-            ..Shared::default()
-        },
-        ..Shape::default()
-    };
+    let shape = Shape::default();
+    shape.shared.in_force.mints(Some(minting));
     let world = world(shape, ok).await;
     let own = "Content-Type: application/json\r\nIdempotency-Key: mine\r\nContent-Length: 2\r\n";
 

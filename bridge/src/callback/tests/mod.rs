@@ -78,7 +78,7 @@ async fn world<F: Future<Output = Option<TcpStream>> + Send + 'static>(
     let session = Session::new(SessionParts {
         run_id: HeaderValue::from_static("run-1"),
         tunnel: "local",
-        rules: Arc::new(Rules::from_pack(Pack::newest())),
+        rules: Rules::from_pack(Pack::newest()).into(),
         limits: shape.limits.unwrap_or_default(),
         rate: shape.rate,
         upstream: Upstream::new(
@@ -619,7 +619,7 @@ async fn an_upstream_that_is_not_there_was_sent_nothing() {
     let session = Session::new(SessionParts {
         run_id: HeaderValue::from_static("run-1"),
         tunnel: "local",
-        rules: Arc::clone(&world.session.rules),
+        rules: world.session.rules.clone(),
         limits: Limits::default(),
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
@@ -838,7 +838,7 @@ async fn an_early_answer_of_the_upstream_ends_the_upload_and_is_relayed() {
     let session = Session::new(SessionParts {
         run_id: HeaderValue::from_static("run-1"),
         tunnel: "local",
-        rules: Arc::clone(&base.session.rules),
+        rules: base.session.rules.clone(),
         limits: Limits::default(),
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),
@@ -1006,7 +1006,7 @@ fn offline() -> Arc<Session> {
     Session::new(SessionParts {
         run_id: HeaderValue::from_static("run-1"),
         tunnel: "local",
-        rules: Arc::new(Rules::none()),
+        rules: Rules::none().into(),
         limits: Limits::default(),
         rate: None,
         upstream: Upstream::new(&settings, Secret::new(CREDENTIAL)).unwrap(),

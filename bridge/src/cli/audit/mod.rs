@@ -86,7 +86,7 @@ pub(crate) struct FilterOptions {
     #[arg(long, value_name = "TIME")]
     until: Option<Timestamp>,
     /// Only with this verdict
-    #[arg(long, value_parser = ["allow", "deny", "own"], conflicts_with = "denied")]
+    #[arg(long, value_parser = ["allow", "report", "deny", "own"], conflicts_with = "denied")]
     verdict: Option<String>,
     /// Only what was denied: the same as --verdict deny
     #[arg(long)]

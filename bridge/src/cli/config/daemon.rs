@@ -5,14 +5,13 @@
 
 use std::path::Path;
 
-use policy::{PackChoice, Rules};
-
 use super::check::Check;
 use crate::app::{App, ProviderConfig, TargetSpec};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::{opening, policies, target};
-use crate::config::model::{Config, GatewayName, PolicyConfig};
+use crate::cli::{opening, target};
+use crate::config::model::{Config, GatewayName, PolicyMode};
 use crate::config::{self, Origin, leaves};
+use crate::daemon::ConfiguredPolicy;
 use crate::secrets::{SecretRef, SecretSettings, Secrets};
 
 /// Everything that can be looked at; where the configuration has mistakes, those alone.
@@ -38,7 +37,7 @@ pub(super) async fn checks(app: &App, file: &Path) -> Vec<Check> {
     for (name, upstream) in &config.upstreams {
         checks.push(Check::new(format!("upstream {name}"), Ok(upstream.url.clone())));
     }
-    checks.push(Check::new("policy", policy(&config.policy)));
+    checks.push(Check::new("policy", policy(config)));
     for (key, path) in files(config) {
         checks.push(Check::new(key, readable(path)));
     }
@@ -122,32 +121,23 @@ fn references(config: &Config) -> Vec<(String, SecretRef)> {
         .collect()
 }
 
-fn policy(policy: &PolicyConfig) -> Result<String, Failure> {
-    let file = policy.file.as_deref().map(policies::read_file).transpose()?;
-    // The configuration's own rules were checked with it.
-    let Some(file) = file else {
-        return Ok(match (&policy.rules, &policy.packs) {
-            (Some(_), _) => "rules of the configuration".to_owned(),
-            (None, Some(packs)) if packs.is_empty() => {
-                "no pack and no rules: everything is denied".to_owned()
-            }
-            (None, Some(packs)) => format!("packs {}", packs.join(", ")),
-            (None, None) => format!("pack {}", policy::Pack::newest().name()),
-        });
+fn policy(config: &Config) -> Result<String, Failure> {
+    ConfiguredPolicy::read(config)
+        .map_err(|lines| Failure::new(Exit::Configuration, "the policy is refused").listing(lines))?;
+    let policy = &config.policy;
+    let shown = match (&policy.file, &policy.rules, &policy.packs) {
+        (Some(path), ..) => path.display().to_string(),
+        (None, Some(_), _) => "rules of the configuration".to_owned(),
+        (None, None, Some(packs)) if packs.is_empty() => {
+            "no pack and no rules: everything is denied".to_owned()
+        }
+        (None, None, Some(packs)) => format!("packs {}", packs.join(", ")),
+        (None, None, None) => format!("pack {}", policy::Pack::newest().name()),
     };
-    let path = policy.file.as_deref().unwrap_or(Path::new(""));
-    let packs = match &policy.packs {
-        Some(names) => names
-            .iter()
-            .filter_map(|name| policy::Pack::named(name))
-            .collect(),
-        None => file
-            .pack()
-            .unwrap_or(PackChoice::Pack(policy::Pack::newest()))
-            .packs(),
-    };
-    Rules::compile(&packs, Some(&file)).map_err(|mistakes| policies::refused(path, &mistakes))?;
-    Ok(path.display().to_string())
+    Ok(match policy.mode {
+        PolicyMode::Enforce => shown,
+        PolicyMode::Report => format!("{shown}; denials are only reported"),
+    })
 }
 
 fn readable(path: &Path) -> Result<String, Failure> {

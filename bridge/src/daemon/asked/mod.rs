@@ -1,14 +1,15 @@
 //! What a session is asked to be, as it comes in and as it is kept.
 //!
 //! Here: [`NewSession`], which holds references only and no secret, the reading of it with every mistake at its field,
-//! and what of it only the daemon's own user may bring; in `fields` the values of single fields. Not here: what is made of it (`app/`), how it travels
+//! in `configured` what it takes from the configuration
+//! and may not bring itself; in `fields` the values of single fields. Not here: what is made of it (`app/`), how it travels
 //! (`control/`).
 
+mod configured;
 mod fields;
 
-use std::collections::BTreeMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -16,9 +17,10 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::app::{ProviderConfig, SessionRecord, SessionRequest};
+use super::policies::Policies;
+use super::settings::DaemonSettings;
+use crate::app::{SessionRecord, SessionRequest};
 use crate::audit::Identities;
-use crate::config::model::UpstreamConfig;
 use crate::secrets::Secrets;
 use crate::upstream::{Deadlines, UpstreamSettings};
 
@@ -26,14 +28,13 @@ use fields::Parts;
 
 /// What `heartbeat` says where none is wanted.
 pub(crate) const NO_HEARTBEAT: &str = "off";
-/// The API of a request that names none, where there are several.
-const DEFAULT_NAME: &str = "default";
 
 /// What a session shall be: the options of `open` by their names, and whose it is.
 #[derive(Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct NewSession {
-    /// Where the agent runs: `ssh://user@host[:port]`, an ssh_config alias, `local`, or a provider's sandbox.
+    /// Where the agent runs: a name of the configuration's `targets`, `ssh://user@host[:port]`, an ssh_config alias,
+    /// `local`, or a provider's sandbox.
     #[schema(required = true, min_length = 1)]
     pub target: String,
     /// The Paperclip API: a name of the configuration's, or, only from the daemon's own user, a URL. Without it, the one
@@ -55,9 +56,10 @@ pub struct NewSession {
     pub issue_id: Option<String>,
     /// The environment that a lease belongs to.
     pub environment_id: Option<String>,
-    /// A policy file on the daemon's machine; an absolute path.
+    /// A policy file on the daemon's machine, which adds to the configuration's; an absolute path.
     pub policy: Option<String>,
-    /// The routes of a Paperclip release to start from, or `none`.
+    /// The routes of a Paperclip release to start from, instead of the configuration's, or `none`; from others than the
+    /// daemon's own user one of the configuration's.
     pub pack: Option<String>,
     /// `auto`, `ssh-reverse`, `http2_v1`, `queue_v1`, `worker` or `local`.
     pub tunnel: Option<String>,
@@ -115,55 +117,9 @@ pub(crate) struct Understood {
 #[derive(Clone, Debug)]
 pub(crate) struct Around {
     pub(crate) secrets: Secrets,
-    /// Where leases stand.
-    pub(crate) state_dir: PathBuf,
-    pub(crate) ttl: Duration,
-    pub(crate) heartbeat: Duration,
-    /// The Paperclip APIs that a session may name.
-    pub(crate) upstreams: BTreeMap<String, UpstreamConfig>,
-    /// What providers are configured with where a request brings nothing.
-    pub(crate) providers: BTreeMap<String, ProviderConfig>,
-}
-
-impl Around {
-    /// The API of the configuration that a request means; `None`: it brings its own.
-    fn upstream(&self, asked: &NewSession) -> Result<Option<&UpstreamConfig>, Mistake> {
-        match &asked.upstream {
-            Some(name) => Ok(self.upstreams.get(name)),
-            None if asked.credential.is_some() || self.upstreams.is_empty() => Ok(None),
-            None => {
-                let only = self
-                    .upstreams
-                    .values()
-                    .next()
-                    .filter(|_| self.upstreams.len() == 1);
-                let chosen = self.upstreams.get(DEFAULT_NAME).or(only);
-                chosen.map(Some).ok_or_else(|| {
-                    let names: Vec<_> = self.upstreams.keys().map(String::as_str).collect();
-                    Mistake::new("upstream", format!("name one of {}", names.join(", ")))
-                })
-            }
-        }
-    }
-
-    /// The request with what its provider is configured with here, where it brings nothing itself.
-    fn completed(&self, asked: &NewSession) -> NewSession {
-        let mut asked = asked.clone();
-        if asked.provider.is_none()
-            && let Some((key, _)) = asked.target.split_once(':')
-            && let Some(config) = self.providers.get(key)
-        {
-            asked.provider = Some(config.0.clone());
-        }
-        if asked
-            .upstream
-            .as_ref()
-            .is_some_and(|name| self.upstreams.contains_key(name))
-        {
-            asked.upstream = None;
-        }
-        asked
-    }
+    /// How the daemon is set up at the moment.
+    pub(crate) settings: Arc<DaemonSettings>,
+    pub(crate) policies: Arc<Policies>,
 }
 
 impl NewSession {
@@ -250,14 +206,16 @@ impl NewSession {
     ///
     /// Every mistake, at its field; what only shows when the fields are put together comes without one.
     pub(crate) fn understand(&self, around: &Around) -> Result<Understood, Vec<Mistake>> {
+        let settings = &around.settings;
+        let configured = around.upstream(self)?;
         let Parts {
             options,
             ttl,
             heartbeat,
-        } = around.completed(self).parts(Some(around.state_dir.clone()))?;
-        let configured = around.upstream(self).map_err(|mistake| vec![mistake])?;
+        } = around.completed(self).parts(Some(settings.state_dir.clone()))?;
+        let rules = around.rules(&options)?;
         let mut request = options
-            .request_with(around.secrets.clone())
+            .request_under(around.secrets.clone(), rules)
             .map_err(|failure| vec![Mistake::new("", failure.to_string())])?;
         if let Some(upstream) = configured {
             let parsed = UpstreamSettings::parse(&upstream.url, upstream.ca.clone());
@@ -275,8 +233,8 @@ impl NewSession {
         Ok(Understood {
             request,
             check_upstream: !options.no_upstream_check,
-            ttl: ttl.unwrap_or(around.ttl),
-            heartbeat: heartbeat.unwrap_or(Some(around.heartbeat)),
+            ttl: ttl.unwrap_or(settings.ttl),
+            heartbeat: heartbeat.unwrap_or(Some(settings.heartbeat)),
         })
     }
 

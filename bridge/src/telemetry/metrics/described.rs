@@ -31,7 +31,10 @@ pub(super) const ALL: &[Described] = &[
         labels: &[
             TUNNELS,
             ("class", "`read`, `write`, `upload`"),
-            ("verdict", "`allow`, `deny`, `own` (asked of the bridge itself)"),
+            (
+                "verdict",
+                "`allow`, `deny`, `report` (denied and let through), `own` (asked of the bridge itself)",
+            ),
             (
                 "status",
                 "`1xx` to `5xx`; `none` where the caller had gone before an answer",
@@ -100,6 +103,12 @@ pub(super) const ALL: &[Described] = &[
         help: "Records that could not be written to the audit",
         kind: "counter",
         labels: &[],
+    },
+    Described {
+        name: "reloads",
+        help: "Times that the configuration was read again",
+        kind: "counter",
+        labels: &[("result", "`ok`, `refused` (the one before still holds)")],
     },
     Described {
         name: "build",

@@ -72,7 +72,7 @@ pub struct Seen {
     pub tunnel: &'static str,
     /// What it asked for.
     pub class: Class,
-    /// `allow`, `deny` or `own`.
+    /// `allow`, `deny`, `report` or `own`.
     pub verdict: &'static str,
     /// The code of an answer of ours; empty for the upstream's.
     pub code: &'static str,
@@ -119,6 +119,11 @@ struct ReasonLabels {
     reason: &'static str,
 }
 
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct ResultLabels {
+    result: &'static str,
+}
+
 /// Everything that is counted in one process.
 #[derive(Debug)]
 pub struct Metrics {
@@ -133,6 +138,7 @@ pub struct Metrics {
     sessions_opened: Family<TunnelLabels, Counter>,
     sessions_ended: Family<ReasonLabels, Counter>,
     audit_failures: Counter,
+    reloads: Family<ResultLabels, Counter>,
 }
 
 impl Default for Metrics {
@@ -155,6 +161,7 @@ impl Default for Metrics {
             sessions_opened: registered(ours, "sessions_opened", Family::default()),
             sessions_ended: registered(ours, "sessions_ended", Family::default()),
             audit_failures: registered(ours, "audit_failures", Counter::default()),
+            reloads: registered(ours, "reloads", Family::default()),
             registry: Registry::default(),
         };
         ours.register(
@@ -224,6 +231,12 @@ impl Metrics {
         self.audit_failures.inc();
     }
 
+    /// The configuration was read again, and is in force or was refused.
+    pub fn reloaded(&self, in_force: bool) {
+        let result = if in_force { "ok" } else { "refused" };
+        self.reloads.get_or_create(&ResultLabels { result }).inc();
+    }
+
     /// What a scrape reads: OpenMetrics text, `application/openmetrics-text; version=1.0.0; charset=utf-8`.
     #[must_use]
     pub fn text(&self) -> String {
@@ -279,6 +292,7 @@ mod tests {
         metrics.session_ended("revoked");
         metrics.sessions([("ready", 3), ("ended", 1)]);
         metrics.audit_failed();
+        metrics.reloaded(true);
         metrics
     }
 

@@ -9,7 +9,7 @@ use paperclip_bridge_tests::serving::{Serving, agent};
 use paperclip_bridge_tests::world::{CREDENTIAL_VARIABLE, RUN_ID, assert_headers};
 
 /// Starts one on this configuration.
-async fn configured(text: &str) -> Serving {
+pub(super) async fn configured(text: &str) -> Serving {
     let folder = tempfile::tempdir().unwrap();
     let file = write(folder.path(), text);
     Serving::in_folder(folder)
@@ -18,7 +18,8 @@ async fn configured(text: &str) -> Serving {
         .await
 }
 
-fn write(folder: &Path, text: &str) -> String {
+/// Writes the configuration file of a folder, and says where.
+pub(super) fn write(folder: &Path, text: &str) -> String {
     let file = folder.join("bridge.toml");
     std::fs::write(&file, text).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o600)).unwrap();
@@ -26,13 +27,13 @@ fn write(folder: &Path, text: &str) -> String {
 }
 
 /// One upstream of the name `main`, and what else is said.
-fn with_upstream(upstream: &Upstream, more: &str) -> String {
+pub(super) fn with_upstream(upstream: &Upstream, more: &str) -> String {
     let url = upstream.url();
     format!("[upstreams.main]\nurl = \"{url}\"\ncredential = \"env:{CREDENTIAL_VARIABLE}\"\n{more}")
 }
 
 /// A session that brings nothing of its own.
-async fn session(serving: &Serving, ids: &[&str]) -> Opened {
+pub(super) async fn session(serving: &Serving, ids: &[&str]) -> Opened {
     let words = [&["sessions", "new", "local"], ids].concat();
     serde_json::from_value(serving.ask(&words).await).unwrap()
 }

@@ -8,6 +8,8 @@ mod api;
 mod configured;
 mod service;
 mod unix_socket;
+mod reloading;
+mod policies;
 
 use std::time::Duration;
 
