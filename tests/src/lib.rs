@@ -15,6 +15,7 @@ pub mod raw;
 pub mod upstream;
 pub mod binary;
 pub mod serving;
+pub mod remote;
 pub mod sshd;
 pub mod dropbear;
 pub mod peer;

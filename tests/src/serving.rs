@@ -23,6 +23,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(10);
 pub struct ServingBuilder {
     folder: TempDir,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
 }
 
 /// A running daemon. Dropping it kills it.
@@ -56,6 +57,7 @@ impl Serving {
         ServingBuilder {
             folder,
             arguments: vec![],
+            environment: vec![],
         }
     }
 
@@ -170,6 +172,13 @@ impl ServingBuilder {
         self
     }
 
+    /// One more variable of its environment.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Starts it and reads its line.
     ///
     /// # Panics
@@ -201,11 +210,13 @@ impl ServingBuilder {
     /// Its command line.
     pub fn command(&self) -> BridgeCommand {
         let state = self.folder.path().join("state");
-        BridgeCommand::new(["serve", "--json", "--ops", "127.0.0.1:0"])
+        let command = BridgeCommand::new(["serve", "--json", "--ops", "127.0.0.1:0"])
             .args(["--state-dir".to_owned(), state.display().to_string()])
             .args(control(self.folder.path()))
             .args(self.arguments.clone())
-            .env(CREDENTIAL_VARIABLE, CREDENTIAL)
+            .env(CREDENTIAL_VARIABLE, CREDENTIAL);
+        let environment = self.environment.iter();
+        environment.fold(command, |command, (name, value)| command.env(name, value))
     }
 }
 

@@ -7,25 +7,25 @@
 use std::path::{Path, PathBuf};
 
 use crate::audit::{self, AuditKey, AuditSettings};
+use crate::cli;
+use crate::cli::control::chosen;
 use crate::cli::exit::{Exit, Failure};
 use crate::config::model::{
     AuditConfig, BodyDigest, Config, ControlAddress, Durability, Idempotency, OnFailure, RateLimits,
     ScopeRates,
 };
 use crate::config::{self, Effective, Flag, LoadOptions, Origin, leaves};
+use crate::control::TcpSettings;
 use crate::daemon::DaemonSettings;
 use crate::secrets::{SecretSettings, Secrets};
 use crate::session::Minting;
 use crate::session::rates::{Rate, Scope};
 use crate::telemetry::metrics::Class;
+use crate::telemetry::otlp::Tracing;
 
 /// Keys, or what they begin with, that this version's `serve` does not follow yet.
 const NOT_YET: &[&str] = &[
     "listeners.agents",
-    "listeners.control.certificate",
-    "listeners.control.key",
-    "listeners.control.token",
-    "listeners.control.client_ca",
     "targets",
     "policy",
     "limits.max_body",
@@ -37,13 +37,17 @@ const NOT_YET: &[&str] = &[
     "sessions.keep_ended",
     "store",
     "audit.body_digest_max",
-    "telemetry",
+    "telemetry.log",
+    "telemetry.level",
+    "telemetry.metrics",
 ];
 
 /// What the daemon is set up with.
 #[derive(Debug)]
 pub(super) struct Setup {
     pub(super) settings: DaemonSettings,
+    /// Where the control API listens.
+    pub(super) control: ControlPlace,
     pub(super) secrets: Secrets,
     /// `None`: no audit is wanted.
     pub(super) audit: Option<AuditSettings>,
@@ -99,7 +103,11 @@ impl Setup {
     /// # Errors
     ///
     /// Code 3 where a secret that signs the audit cannot be read.
-    pub(super) async fn new(config: &Config, state_dir: PathBuf, control: PathBuf) -> Result<Self, Failure> {
+    pub(super) async fn new(
+        config: &Config,
+        state_dir: PathBuf,
+        control: ControlPlace,
+    ) -> Result<Self, Failure> {
         let secrets = Secrets::new(
             SecretSettings {
                 cache_ttl: config.secrets.cache_ttl,
@@ -111,7 +119,7 @@ impl Setup {
             true => Some(audit_settings(&config.audit, &secrets, &state_dir).await?),
             false => None,
         };
-        let mut settings = DaemonSettings::new(state_dir, control, config.listeners.ops.address);
+        let mut settings = DaemonSettings::new(state_dir, config.listeners.ops.address);
         settings.allow_uids.clone_from(&config.control.allow_uids);
         settings.adhoc = config.control.adhoc.unwrap_or_default();
         settings.ttl = config.sessions.ttl;
@@ -125,31 +133,60 @@ impl Setup {
                 except: config.mutations.mint_except.clone(),
             }),
         };
+        settings.tracing = Tracing::start(config.telemetry.otlp, &config::environment)
+            .map_err(|why| Failure::new(Exit::Configuration, why))?;
         settings.upstreams.clone_from(&config.upstreams);
         settings.providers.clone_from(&config.providers);
         Ok(Self {
             settings,
+            control,
             secrets,
             audit,
         })
     }
 }
 
-/// Where the control API listens by the configuration; `None` is the default place.
+/// Where the control API listens.
+#[derive(Clone, Debug)]
+pub(super) enum ControlPlace {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// TCP, with TLS.
+    Tcp(TcpSettings),
+}
+
+/// Where the control API listens by the configuration, else at the default place.
 ///
 /// # Errors
 ///
-/// Code 3 for TCP.
-pub(super) fn control(config: &Config) -> Result<Option<PathBuf>, Failure> {
-    match &config.listeners.control.address {
-        None => Ok(None),
-        Some(ControlAddress::Unix(path)) => Ok(Some(path.clone())),
-        Some(ControlAddress::Tcp(_)) => Err(Failure::new(
+/// Code 3 where there is no default place, or TCP without TLS.
+pub(super) fn control(config: &Config) -> Result<ControlPlace, Failure> {
+    let control = &config.listeners.control;
+    let address = match &control.address {
+        Some(ControlAddress::Unix(path)) => return Ok(ControlPlace::Unix(path.clone())),
+        Some(ControlAddress::Tcp(address)) => *address,
+        None => {
+            return match chosen(None, &config::environment)? {
+                cli::control::ControlAddress::Unix(path) => Ok(ControlPlace::Unix(path)),
+                cli::control::ControlAddress::Tcp(..) => {
+                    Err(Failure::new(Exit::Failed, "the default is a unix socket"))
+                }
+            };
+        }
+    };
+    let (Some(certificate), Some(key)) = (control.certificate.clone(), control.key.clone()) else {
+        return Err(Failure::new(
             Exit::Configuration,
-            "listeners.control.address: a control API over TCP needs TLS and authentication, which this version does not \
-             have; give unix:PATH",
-        )),
-    }
+            "listeners.control.address: a control API over TCP needs TLS; set certificate and key beside it",
+        ));
+    };
+    Ok(ControlPlace::Tcp(TcpSettings {
+        address,
+        certificate,
+        key,
+        token: control.token.clone(),
+        client_ca: control.client_ca.clone(),
+    }))
 }
 
 async fn audit_settings(

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::app::ProviderConfig;
 use crate::config::model::UpstreamConfig;
 use crate::session::Minting;
 use crate::session::rates::Rate;
+use crate::telemetry::otlp::Tracing;
 
 /// A session ends after so long unless it says otherwise.
 const TTL: Duration = Duration::from_hours(24);
@@ -24,8 +26,6 @@ const MOST_SESSIONS: usize = 4096;
 pub struct DaemonSettings {
     /// Where leases stand, and what else outlives the process.
     pub state_dir: PathBuf,
-    /// Where the control API listens.
-    pub control: PathBuf,
     /// Where health is asked for; port 0 takes a free one.
     pub ops: SocketAddr,
     /// Users that may use the control API beside our own.
@@ -44,6 +44,8 @@ pub struct DaemonSettings {
     pub rates: Vec<Rate>,
     /// Which unsafe callbacks get an `Idempotency-Key` where they bring none; `None`: none does.
     pub minting: Option<Minting>,
+    /// Where the spans of callbacks go.
+    pub tracing: Option<Arc<Tracing>>,
     /// The Paperclip APIs that a session may name.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
     /// What the sandboxes of each provider are configured with, by its key.
@@ -53,10 +55,9 @@ pub struct DaemonSettings {
 impl DaemonSettings {
     /// The defaults, around these places.
     #[must_use]
-    pub fn new(state_dir: PathBuf, control: PathBuf, ops: SocketAddr) -> Self {
+    pub fn new(state_dir: PathBuf, ops: SocketAddr) -> Self {
         Self {
             state_dir,
-            control,
             ops,
             allow_uids: Vec::new(),
             adhoc: true,
@@ -66,6 +67,7 @@ impl DaemonSettings {
             most_sessions: MOST_SESSIONS,
             rates: Vec::new(),
             minting: None,
+            tracing: None,
             upstreams: BTreeMap::new(),
             providers: BTreeMap::new(),
         }

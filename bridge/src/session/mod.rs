@@ -29,6 +29,7 @@ use uuid::Uuid;
 
 use crate::audit::SessionAudit;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp::Tracing;
 use crate::upstream::Upstream;
 use budget::Budget;
 use ledger::Ledger;
@@ -118,6 +119,8 @@ pub struct Shared {
     pub rates: Option<SessionRates>,
     /// Unsafe callbacks without an `Idempotency-Key` get one.
     pub minting: Option<Arc<Minting>>,
+    /// Where the spans of callbacks go.
+    pub tracing: Option<Arc<Tracing>>,
     /// Told of what happens in them, where somebody wants to know.
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }

@@ -5,6 +5,9 @@ mod ending;
 mod peers;
 mod api;
 mod configured;
+mod tcp;
+mod traces;
+mod fuzzed;
 
 use std::time::Duration;
 
