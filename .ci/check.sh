@@ -20,7 +20,7 @@ step cargo clippy --workspace --all-targets --locked -- -D warnings
 RUSTDOCFLAGS="-D warnings" step cargo doc --workspace --no-deps --document-private-items --locked
 # Installs what the tests of other sides and of the Worker need, so that none of them waits for a download.
 step cargo test --workspace --locked --test interop -- the_published_packages_are_installed_as_pinned
-step cargo test --workspace --locked --test e2e -- moto_is_installed_as_pinned
+step cargo test --workspace --locked --test e2e -- is_installed_as_pinned
 step cargo test --workspace --locked --test worker -- the_runtime_is_installed_as_pinned
 step cargo test --workspace --locked --test dashboard -- the_browsers_packages_are_installed_as_pinned
 # Splitting into words is meant: it is a command line.

@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel::{Status, StatusReporter, Tunnel, TunnelEnd};
+use uuid::Uuid;
 
 use crate::app::OpenError;
+use crate::audit::{Audit, Identities, SessionAudit};
 use crate::secrets::LiveSecret;
 use crate::session::budget::Budget;
 use crate::session::live::LiveRules;
@@ -39,6 +41,10 @@ pub(crate) struct HostRequest {
     pub(crate) tunnel: Box<dyn Tunnel>,
     /// Held for as long as the session lives.
     pub(crate) state: Option<StateFolder>,
+    /// Where every callback is written down.
+    pub(crate) audit: Option<Arc<Audit>>,
+    /// Where the gateway is, as the audit names it.
+    pub(crate) target: String,
 }
 
 /// A session whose gateway is somebody else's. Dropped without [`Self::close`], its tunnel is cut off at once.
@@ -48,6 +54,7 @@ pub(crate) struct Hosted {
     pub(crate) status: watch::Receiver<Status>,
     task: JoinHandle<TunnelEnd>,
     stop: CancellationToken,
+    audit: Option<Arc<Audit>>,
     _state: Option<StateFolder>,
 }
 
@@ -68,18 +75,31 @@ impl Hosted {
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
         let upstream = Upstream::new(&request.upstream, request.credential)
             .map_err(|error| OpenError::Configuration(error.to_string()))?;
-        let session = Session::new(SessionParts {
-            run_id,
-            tunnel: request.tunnel.name(),
-            rules: request.rules,
-            limits: request.limits,
-            rate: request.rate,
-            upstream,
-            token: request.token,
-            audit: None,
-            process_bodies: Budget::new(PROCESS_BODY_BYTES),
-            shared: Shared::default(),
-        });
+        let id = Uuid::now_v7();
+        let whose = Identities {
+            run: Some(request.run_id),
+            ..Identities::default()
+        };
+        let begun = request
+            .audit
+            .as_ref()
+            .map(|audit| SessionAudit::begin(audit, id, &whose, &request.target));
+        let begun = begun.transpose();
+        let session = Session::of(
+            id,
+            SessionParts {
+                run_id,
+                tunnel: request.tunnel.name(),
+                rules: request.rules,
+                limits: request.limits,
+                rate: request.rate,
+                upstream,
+                token: request.token,
+                audit: begun.map_err(|error| OpenError::Configuration(error.to_string()))?,
+                process_bodies: Budget::new(PROCESS_BODY_BYTES),
+                shared: Shared::default(),
+            },
+        );
         let (reporter, status) = StatusReporter::new();
         let stop = CancellationToken::new();
         let task = tokio::spawn(request.tunnel.serve(session.callbacks(), reporter, stop.clone()));
@@ -88,6 +108,7 @@ impl Hosted {
             status,
             task,
             stop,
+            audit: request.audit,
             _state: request.state,
         })
     }
@@ -116,7 +137,19 @@ impl Hosted {
     pub(crate) async fn close(mut self) -> Result<(), String> {
         let open = self.session.drain(DRAINING).await;
         self.stop.cancel();
-        if !self.task.is_finished() && tokio::time::timeout(TAKING_DOWN, &mut self.task).await.is_err() {
+        let late =
+            !self.task.is_finished() && tokio::time::timeout(TAKING_DOWN, &mut self.task).await.is_err();
+        if let Some(hand) = &self.session.audit {
+            hand.ends("closed");
+        }
+        if let Some(audit) = self.audit.take() {
+            // It waits for the disk.
+            let closed = tokio::task::spawn_blocking(move || audit.close());
+            if let Ok(Ok(Err(error))) = tokio::time::timeout(TAKING_DOWN, closed).await {
+                return Err(format!("the audit's last records are not signed: {error}"));
+            }
+        }
+        if late {
             return Err("the tunnel did not end in time".to_owned());
         }
         if open > 0 {

@@ -16,6 +16,7 @@ pub mod upstream;
 pub mod binary;
 pub mod serving;
 pub mod manager;
+pub mod remote;
 pub mod sshd;
 pub mod dropbear;
 pub mod peer;

@@ -147,9 +147,9 @@ impl SessionAudit {
         self.event("session_ready", |line| line.text("tunnel", tunnel));
     }
 
-    /// Writes that this session's token was shown on the channel of another session, which `channel` names.
-    pub fn wrong_channel(&self, channel: Uuid) {
-        self.event("wrong_channel", |line| line.text("channel", &channel.to_string()));
+    /// Writes that the token of another session, `owner`, was shown on this session's channel.
+    pub fn wrong_channel(&self, owner: Uuid) {
+        self.event("wrong_channel", |line| line.text("owner", &owner.to_string()));
     }
 
     /// Writes something else that happened to the session. `kind` is a plain word.

@@ -57,8 +57,13 @@ fn token(arrived: &Arrived) -> Result<(), Refusal> {
 
 fn owned(session: &Session, token: &[u8]) -> bool {
     let owned = session.owns_token(token);
-    if !owned && let Some(observer) = session.observer() {
-        observer.wrong_token(session.id, token);
+    if !owned
+        && let Some(owner) = session
+            .observer()
+            .and_then(|observer| observer.wrong_token(session.id, token))
+        && let Some(audit) = &session.audit
+    {
+        audit.wrong_channel(owner);
     }
     owned
 }

@@ -30,10 +30,10 @@ use record::Record;
 use refusal::Refusal;
 
 /// Answers one callback; never fails, and never leaves one unrecorded.
-pub(crate) async fn serve(arrived: Arrived) -> Response<AnswerBody> {
+pub(crate) async fn serve(mut arrived: Arrived) -> Response<AnswerBody> {
     let request_id = arrived.request_id;
     let head_only = arrived.method == Method::HEAD;
-    let mut record = Record::begin(&arrived);
+    let mut record = Record::begin(&mut arrived);
     let cut = arrived.outlives_cut.then(|| arrived.session.cut.clone());
     let safe = forward::is_safe(&arrived.method);
     let answered = match cut {

@@ -19,6 +19,7 @@ use super::trail::{End, Told, Trail};
 use crate::session::Session;
 use crate::session::observer;
 use crate::telemetry::metrics::{Class, Seen};
+use crate::telemetry::otlp::{CallEnd, CallSpan};
 
 /// What is known of a callback so far.
 #[derive(Debug)]
@@ -39,10 +40,15 @@ pub(crate) struct Record {
     written: bool,
     /// In the audit, where there is one.
     trail: Option<Box<Trail>>,
+    /// In its trace, where traces are sent, with the template of its route.
+    span: Option<Box<(CallSpan, String)>>,
 }
 
 impl Record {
-    pub(crate) fn begin(arrived: &Arrived) -> Self {
+    /// From now on the headers name the callback's span as their parent, where traces are sent.
+    pub(crate) fn begin(arrived: &mut Arrived) -> Self {
+        let tracing = arrived.session.shared.tracing.as_ref();
+        let span = tracing.map(|tracing| Box::new((tracing.callback(&mut arrived.headers), String::new())));
         Self {
             session: Arc::clone(&arrived.session),
             request_id: arrived.request_id,
@@ -58,6 +64,7 @@ impl Record {
             answer_bytes: 0,
             written: false,
             trail: Trail::of(&arrived.session),
+            span,
         }
     }
 
@@ -87,6 +94,9 @@ impl Record {
     /// The audit cannot be written.
     pub(crate) fn allowed(&mut self, permit: &Permit, class: Class) -> Result<(), Refusal> {
         self.passes_policy("allow", Some(permit.rule_id()), class);
+        if let Some(span) = &mut self.span {
+            permit.route().clone_into(&mut span.1);
+        }
         match self.trailed() {
             Some((trail, told)) => trail.allowed(told, permit.rule(), permit.route()),
             None => Ok(()),
@@ -237,6 +247,19 @@ impl Record {
             duration_us = u64::try_from(took.as_micros()).unwrap_or(u64::MAX),
             "callback"
         );
+        if let Some(span) = self.span.take() {
+            let (span, route) = *span;
+            span.ended(CallEnd {
+                session: self.session.id,
+                request_id: self.request_id,
+                method: &self.method,
+                route: &route,
+                verdict,
+                code: self.code,
+                status: self.status,
+                broken: broken.unwrap_or_default(),
+            });
+        }
         if let Some(trail) = self.trail.take() {
             let told = Told {
                 request_id: self.request_id,

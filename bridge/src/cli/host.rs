@@ -16,6 +16,7 @@ use tunnel::launch::{GatewayKind, GatewayToken, SessionName};
 use tunnel::queue::{Bodies, HostedQueue, Journal, QueueOptions};
 use tunnel::wire::names::variable;
 
+use crate::audit::{Audit, AuditSettings};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::opening;
 use crate::cli::options::{self, UpstreamOptions};
@@ -79,7 +80,7 @@ pub(crate) struct HostArguments {
     #[arg(long, requires = "queue")]
     text_bodies: bool,
 
-    /// Folder where writes are noted before they are sent, so that a restart never sends one twice
+    /// Folder where writes are noted before they are sent, so that a restart never sends one twice, and of the audit
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 }
@@ -136,6 +137,13 @@ pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
         None => None,
     };
     let tunnel = tunnel(&arguments, &told, sizes.max_body, state.as_ref())?;
+    let audit = match &arguments.state_dir {
+        Some(path) => Some(
+            Audit::open(AuditSettings::in_state_folder(path))
+                .map_err(|error| Failure::new(Exit::Configuration, error.to_string()))?,
+        ),
+        None => None,
+    };
     let request = HostRequest {
         upstream,
         credential,
@@ -146,6 +154,8 @@ pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
         token: told.digest,
         tunnel,
         state,
+        audit,
+        target: target(&arguments.channel),
     };
     let tunnel_name = request.tunnel.name();
     let mut hosted = Hosted::begin(request).map_err(opening::failure)?;
@@ -166,6 +176,18 @@ pub(crate) async fn host(arguments: HostArguments) -> Result<Exit, Failure> {
         .await
         .map_err(|left| Failure::new(Exit::Failed, format!("the session did not end cleanly: {left}")));
     ended.and(closed).map(|()| Exit::Ok)
+}
+
+/// Where the gateway is, as the audit names it.
+fn target(channel: &ChannelOptions) -> String {
+    match &channel.queue {
+        Some(Some(directory)) => format!("queue:{}", directory.display()),
+        Some(None) => format!(
+            "queue:{}",
+            config::environment(variable::QUEUE_DIR).unwrap_or_default()
+        ),
+        None => "stdio".to_owned(),
+    }
 }
 
 fn gateway_told(environment: &dyn Fn(&str) -> Option<String>) -> Result<GatewayTold, Failure> {

@@ -15,13 +15,13 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::audit::Audit;
-use crate::cli::control::{ControlAddress, address, chosen};
+use crate::cli::control::{ControlAddress, address};
 use crate::cli::exit::{Exit, Failure};
-use crate::cli::serving::{self, Setup};
+use crate::cli::serving::{self, ControlPlace, Setup};
 use crate::cli::signals::{Ending, Signals, Wish};
 use crate::cli::stdio::{complain, print, print_json};
 use crate::config::{self, Flag, spelled};
-use crate::control::{self, Control, Ops};
+use crate::control::{self, Control, Listening, Ops, TcpControl};
 use crate::daemon::Daemon;
 use crate::placing::with_causes;
 use crate::service::{self, Notifier, Passed};
@@ -48,7 +48,8 @@ pub(crate) struct ServeArguments {
     #[arg(long, value_name = "DIR")]
     state_dir: Option<PathBuf>,
 
-    /// Where the control API listens, as `unix:PATH` [default: unix:$RUNTIME_DIRECTORY/control.sock, else
+    /// Where the control API listens, as `unix:PATH` or `tcp:ADDRESS:PORT`; TCP needs a certificate and a token or an
+    /// authority of clients in the configuration (`listeners.control`) [default: unix:$RUNTIME_DIRECTORY/control.sock, else
     /// unix:$XDG_RUNTIME_DIR/paperclip-bridge/control.sock]
     #[arg(long, value_name = "ADDRESS", value_parser = address)]
     control: Option<ControlAddress>,
@@ -82,6 +83,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     allow_many_files();
     let Setup {
         settings,
+        control,
         secrets,
         audit,
         store,
@@ -94,9 +96,12 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         Some(settings) => Some(Audit::open(settings).map_err(|error| unusable(error.to_string()))?),
         None => None,
     };
-    let control = match passed.control {
-        Some(listener) => Control::passed(listener, settings.allow_uids.clone()),
-        None => Control::bind(&settings.control, settings.allow_uids.clone()).await,
+    let control = match (passed.control, control) {
+        (Some(listener), _) => Control::passed(listener, settings.allow_uids.clone()).map(Listening::Unix),
+        (None, ControlPlace::Unix(path)) => Control::bind(&path, settings.allow_uids.clone())
+            .await
+            .map(Listening::Unix),
+        (None, ControlPlace::Tcp(tcp)) => TcpControl::bind(tcp, &secrets).await.map(Listening::Tcp),
     };
     let control = control.map_err(unusable)?;
     let ops = match passed.ops {
@@ -146,7 +151,11 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
             daemon.settle().await;
             Ok(Exit::Ok)
         }
-        Err(why) => Err(Failure::new(Exit::Failed, why)),
+        Err(why) => {
+            // Nobody waits for leases now, but what was written down is signed.
+            daemon.close_audit().await;
+            Err(Failure::new(Exit::Failed, why))
+        }
     }
 }
 
@@ -169,9 +178,7 @@ impl ServeArguments {
         let loaded = serving::load(self.config.as_deref(), self.flags())?;
         let state_dir = self.state_dir()?;
         own_folder(&state_dir).map_err(|error| unusable(error.to_string()))?;
-        let configured = serving::control(&loaded.config)?.map(ControlAddress);
-        let named = self.control.as_ref().or(configured.as_ref());
-        let ControlAddress(control) = chosen(named, &config::environment)?;
+        let control = serving::control(&loaded.config)?;
         let source = serving::source(self.config.clone(), self.flags());
         Setup::new(&loaded.config, state_dir, control, source).await
     }
@@ -180,6 +187,20 @@ impl ServeArguments {
     fn flags(&self) -> Vec<Flag> {
         let mut flags = Vec::new();
         let mut flag = |option, key, value| flags.push(Flag { option, key, value });
+        match &self.control {
+            Some(ControlAddress::Unix(path)) => {
+                let address = format!("unix:{}", path.display());
+                flag("--control", "listeners.control.address", json!(address));
+            }
+            Some(ControlAddress::Tcp(host, port)) => {
+                let address = match host.contains(':') {
+                    true => format!("tcp:[{host}]:{port}"),
+                    false => format!("tcp:{host}:{port}"),
+                };
+                flag("--control", "listeners.control.address", json!(address));
+            }
+            None => {}
+        }
         if let Some(ops) = self.ops {
             flag("--ops", "listeners.ops.address", json!(ops.to_string()));
         }
@@ -208,7 +229,7 @@ impl ServeArguments {
             })
     }
 
-    fn tell(&self, control: &Control, ops: &Ops) -> Result<(), Failure> {
+    fn tell(&self, control: &Listening, ops: &Ops) -> Result<(), Failure> {
         let (control, ops, pid) = (control.address(), ops.address().to_string(), std::process::id());
         if self.json {
             return print_json(&json!({ "ops": ops, "control": control, "pid": pid }));

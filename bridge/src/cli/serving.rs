@@ -11,12 +11,15 @@ use std::sync::Arc;
 use policy::Limits;
 
 use crate::audit::{self, AuditKey, AuditSettings};
+use crate::cli;
+use crate::cli::control::chosen;
 use crate::cli::exit::{Exit, Failure};
 use crate::config::model::{
     AuditConfig, BodyDigest, Config, ControlAddress, Durability, Idempotency, OnFailure, RateLimits,
     ScopeRates,
 };
 use crate::config::{self, Effective, Flag, LoadOptions, Origin, leaves};
+use crate::control::TcpSettings;
 use crate::daemon::{
     AllowedUids, ConfiguredPolicy, DaemonSettings, Mistake, ReloadRefused, Reloading, Source,
 };
@@ -25,21 +28,22 @@ use crate::session::Minting;
 use crate::session::rates::{Rate, Scope};
 use crate::store::{self, StoreSettings, StoreUrl};
 use crate::telemetry::metrics::Class;
+use crate::telemetry::otlp::Tracing;
 
 /// Keys, or what they begin with, that this version's `serve` does not follow yet.
 const NOT_YET: &[&str] = &[
     "listeners.agents",
-    "listeners.control.certificate",
-    "listeners.control.key",
-    "listeners.control.token",
-    "listeners.control.client_ca",
-    "telemetry",
+    "telemetry.log",
+    "telemetry.level",
+    "telemetry.metrics",
 ];
 
 /// What the daemon is set up with.
 #[derive(Debug)]
 pub(super) struct Setup {
     pub(super) settings: DaemonSettings,
+    /// Where the control API listens.
+    pub(super) control: ControlPlace,
     pub(super) secrets: Secrets,
     /// `None`: no audit is wanted.
     pub(super) audit: Option<AuditSettings>,
@@ -142,7 +146,7 @@ impl Setup {
     pub(super) async fn new(
         config: &Config,
         state_dir: PathBuf,
-        control: PathBuf,
+        control: ControlPlace,
         source: Source,
     ) -> Result<Self, Failure> {
         let secrets = Secrets::new(
@@ -157,10 +161,15 @@ impl Setup {
             false => None,
         };
         let store = store_settings(config, &secrets, &state_dir).await?;
-        let mut settings = DaemonSettings::new(state_dir, control, config.listeners.ops.address);
+        let mut settings = DaemonSettings::new(state_dir, config.listeners.ops.address);
+        settings.dashboard = config.listeners.ops.dashboard;
+        settings.keep_outcomes = config.store.keep_outcomes;
+        settings.tracing = Tracing::start(config.telemetry.otlp, &config::environment)
+            .map_err(|why| Failure::new(Exit::Configuration, why))?;
         follow(config, &mut settings)?;
         Ok(Self {
             settings,
+            control,
             secrets,
             audit,
             store,
@@ -204,21 +213,47 @@ fn follow(config: &Config, settings: &mut DaemonSettings) -> Result<(), Refused>
     Ok(())
 }
 
-/// Where the control API listens by the configuration; `None` is the default place.
+/// Where the control API listens.
+#[derive(Clone, Debug)]
+pub(super) enum ControlPlace {
+    /// A unix socket.
+    Unix(PathBuf),
+    /// TCP, with TLS.
+    Tcp(TcpSettings),
+}
+
+/// Where the control API listens by the configuration, else at the default place.
 ///
 /// # Errors
 ///
-/// Code 3 for TCP.
-pub(super) fn control(config: &Config) -> Result<Option<PathBuf>, Failure> {
-    match &config.listeners.control.address {
-        None => Ok(None),
-        Some(ControlAddress::Unix(path)) => Ok(Some(path.clone())),
-        Some(ControlAddress::Tcp(_)) => Err(Failure::new(
+/// Code 3 where there is no default place, or TCP without TLS.
+pub(super) fn control(config: &Config) -> Result<ControlPlace, Failure> {
+    let control = &config.listeners.control;
+    let address = match &control.address {
+        Some(ControlAddress::Unix(path)) => return Ok(ControlPlace::Unix(path.clone())),
+        Some(ControlAddress::Tcp(address)) => *address,
+        None => {
+            return match chosen(None, &config::environment)? {
+                cli::control::ControlAddress::Unix(path) => Ok(ControlPlace::Unix(path)),
+                cli::control::ControlAddress::Tcp(..) => {
+                    Err(Failure::new(Exit::Failed, "the default is a unix socket"))
+                }
+            };
+        }
+    };
+    let (Some(certificate), Some(key)) = (control.certificate.clone(), control.key.clone()) else {
+        return Err(Failure::new(
             Exit::Configuration,
-            "listeners.control.address: a control API over TCP needs TLS and authentication, which this version does not \
-             have; give unix:PATH",
-        )),
-    }
+            "listeners.control.address: a control API over TCP needs TLS; set certificate and key beside it",
+        ));
+    };
+    Ok(ControlPlace::Tcp(TcpSettings {
+        address,
+        certificate,
+        key,
+        token: control.token.clone(),
+        client_ca: control.client_ca.clone(),
+    }))
 }
 
 /// Where the store is and how hard it writes; its durability is the audit's.

@@ -31,7 +31,7 @@ use crate::daemon::AllowedUids;
 /// Connections at the same time; more wait to be accepted.
 const CONNECTIONS: usize = 256;
 /// A head that is not whole by then is given up; an idle connection, too.
-const HEAD: Duration = Duration::from_secs(30);
+pub(super) const HEAD: Duration = Duration::from_secs(30);
 /// Answers under way get so long when the listener is closed.
 const CLOSING: Duration = Duration::from_secs(2);
 /// After a failure to accept, such as too many open files.
@@ -43,6 +43,14 @@ pub(crate) struct Peer {
     pub(crate) uid: u32,
     /// The daemon's own user.
     pub(crate) own: bool,
+}
+
+impl Peer {
+    /// Whoever comes over TCP is nobody of this machine: `(uid_t) -1` is no user.
+    pub(super) const REMOTE: Self = Self {
+        uid: u32::MAX,
+        own: false,
+    };
 }
 
 /// The control API at its socket. Its file goes away with it, unless a service manager made it.
@@ -229,7 +237,7 @@ async fn connection(stream: UnixStream, peer: Peer, admission: Admission, stop: 
             }
         }
     });
-    serve_http(stream, service, stop).await;
+    serve_http(stream, service, HEAD, stop).await;
 }
 
 fn refused(uid: u32) -> axum::response::Response {
@@ -248,7 +256,9 @@ fn refused(uid: u32) -> axum::response::Response {
 }
 
 /// One connection of HTTP/1, until it ends or is asked to.
-pub(super) async fn serve_http<I, S>(stream: I, service: S, stop: CancellationToken)
+///
+/// - `head`: a head that is not whole by then is given up; an idle connection, too.
+pub(super) async fn serve_http<I, S>(stream: I, service: S, head: Duration, stop: CancellationToken)
 where
     I: AsyncRead + AsyncWrite + Unpin,
     S: hyper::service::HttpService<hyper::body::Incoming, ResBody = Body>,
@@ -256,7 +266,7 @@ where
 {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD)
+        .header_read_timeout(head)
         .serve_connection(TokioIo::new(stream), service);
     tokio::pin!(connection);
     let ended = tokio::select! {

@@ -2,7 +2,7 @@
 //!
 //! Here: `router` and [`openapi`], both out of the handlers' own definitions. In `sessions`, `whole`, `reload` and `live` the
 //! handlers, in `body` how a body is read, in `problem` how an error is told, in `listener` the unix socket and who may
-//! use it, in `client` the other side, in `ops` the listener for health. Not here: what a session is (`daemon/`).
+//! use it, in `tcp` and `tls` the same over TCP, in `client` the other side, in `ops` the listener for health. Not here: what a session is (`daemon/`).
 //! `docs/openapi.json` is this module's contract; a test holds them equal.
 
 mod body;
@@ -12,6 +12,8 @@ mod whole;
 mod reload;
 mod live;
 mod listener;
+mod tls;
+mod tcp;
 mod client;
 mod ops;
 
@@ -21,6 +23,7 @@ use axum::Router;
 use axum::extract::Request;
 use axum::response::IntoResponse as _;
 use http::StatusCode;
+use tokio_util::sync::CancellationToken;
 use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -28,11 +31,38 @@ use utoipa_axum::routes;
 use crate::daemon::Daemon;
 
 pub use body::{MAX_BODY_BYTES, new_session};
-pub(crate) use client::{Client, ClientError};
+pub(crate) use client::{Client, ClientError, Remote};
 pub(crate) use listener::Control;
 pub(crate) use ops::Ops;
 pub use problem::Problem;
 pub(crate) use sessions::{query, revoked};
+pub(crate) use tcp::{TcpControl, TcpSettings};
+
+/// The control API where it listens.
+pub(crate) enum Listening {
+    /// On this machine only.
+    Unix(Control),
+    /// For others as well.
+    Tcp(TcpControl),
+}
+
+impl Listening {
+    /// Where it listens, as `--control` takes it.
+    pub(crate) fn address(&self) -> String {
+        match self {
+            Self::Unix(control) => control.address(),
+            Self::Tcp(control) => control.address(),
+        }
+    }
+
+    /// Answers until `stop`, and lets answers under way end.
+    pub(crate) async fn serve(self, router: Router, stop: CancellationToken) {
+        match self {
+            Self::Unix(control) => control.serve(router, stop).await,
+            Self::Tcp(control) => control.serve(router, stop).await,
+        }
+    }
+}
 
 /// Every operation, with what answers it.
 fn operations() -> OpenApiRouter<Arc<Daemon>> {

@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service as _;
 
-use super::listener::serve_http;
+use super::listener::{HEAD, serve_http};
 use super::problem::Problem;
 use crate::daemon::Daemon;
 use crate::dashboard;
@@ -95,7 +95,7 @@ impl Ops {
                     let mut router = router.clone();
                     async move { router.call(request.map(Body::new)).await }
                 });
-                serve_http(stream, service, stop).await;
+                serve_http(stream, service, HEAD, stop).await;
                 drop(place);
             });
         }

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse as _, Response};
 use axum::{Extension, Json};
 use http::{HeaderValue, StatusCode, header};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{IntoParams, ToSchema};
 use uuid::Uuid;
 
 use super::body;
@@ -25,7 +25,16 @@ use crate::daemon::{
 #[into_params(parameter_in = Query)]
 pub(super) struct Waiting {
     /// `ready`: the answer comes once the agent can call, or why it never will; whoever stops waiting ends the session.
-    wait: Option<String>,
+    #[param(inline)]
+    wait: Option<WaitFor>,
+}
+
+/// What to wait for.
+#[derive(Clone, Copy, Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+enum WaitFor {
+    /// Until its agent can call.
+    Ready,
 }
 
 /// Makes a session.
@@ -45,10 +54,9 @@ pub(super) async fn create(
     waiting: Result<Query<Waiting>, QueryRejection>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let waits = match query(waiting)?.wait.as_deref() {
+    let waits = match query(waiting)?.wait {
         None => false,
-        Some("ready") => true,
-        Some(_) => return Err(query_problem("wait: give `ready`, or leave it out")),
+        Some(WaitFor::Ready) => true,
     };
     let asked = body::of_object(&body::object(request).await?)?;
     let Created { entry, token, opened } = daemon.create(asked, peer.uid, peer.own).await?;

@@ -252,12 +252,10 @@ impl Observer for Events {
         });
     }
 
-    fn wrong_token(&self, session: Uuid, presented: &[u8]) {
+    fn wrong_token(&self, session: Uuid, presented: &[u8]) -> Option<Uuid> {
         let digest = TokenDigest::of(presented);
         let owner = self.tokens().get(&digest.to_bytes()).copied();
-        let Some(owner) = owner.filter(|owner| *owner != session) else {
-            return;
-        };
+        let owner = owner.filter(|owner| *owner != session)?;
         self.wrong_channel.fetch_add(1, Ordering::Relaxed);
         tracing::warn!(%session, %owner, "a token was shown on the channel of another session");
         self.tell_and_remember(Event::WrongChannel {
@@ -265,5 +263,6 @@ impl Observer for Events {
             at: time(SystemTime::now()),
             owner,
         });
+        Some(owner)
     }
 }

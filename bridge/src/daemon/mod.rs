@@ -25,7 +25,7 @@ mod holding;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use policy::{Token, TokenDigest};
@@ -73,6 +73,9 @@ use life::Life;
 use policies::Policies;
 use settings::LiveSettings;
 use table::Table;
+
+/// The disk gets so long to confirm the audit's last records.
+const SIGNING: Duration = Duration::from_secs(5);
 
 /// Why there is no session.
 #[derive(Debug, thiserror::Error)]
@@ -144,6 +147,7 @@ impl Daemon {
             metrics: Some(Arc::clone(&metrics)),
             observer: Some(Arc::clone(&events) as _),
             in_force: Arc::clone(&in_force),
+            tracing: settings.tracing.clone(),
             rates: None,
         };
         let rates = RateTable::new([]);
@@ -413,11 +417,23 @@ impl Daemon {
         if let Some(holding) = &self.holding {
             holding.flush().await;
         }
+        self.close_audit().await;
+    }
+
+    /// Sends the last traces and signs the audit's last records; nothing is written to it afterwards. Where the process is
+    /// forced to end, this is all there is time for: the disk gets a few seconds.
+    pub async fn close_audit(&self) {
+        if let Some(tracing) = self.settings().tracing.clone() {
+            // It waits for a collector, by its own bound.
+            let _ended = tokio::task::spawn_blocking(move || tracing.end()).await;
+        }
         let Some(audit) = self.audit.clone() else { return };
         // It waits for the disk.
-        let closed = tokio::task::spawn_blocking(move || audit.close()).await;
-        if let Ok(Err(error)) = closed {
-            tracing::error!(%error, "the audit's last records are not signed");
+        let closed = tokio::task::spawn_blocking(move || audit.close());
+        match tokio::time::timeout(SIGNING, closed).await {
+            Ok(Ok(Ok(()))) => {}
+            Ok(Ok(Err(error))) => tracing::error!(%error, "the audit's last records are not signed"),
+            Ok(Err(_)) | Err(_) => tracing::error!("the audit's last records were not signed in time"),
         }
     }
 

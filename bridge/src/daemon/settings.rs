@@ -14,6 +14,7 @@ use crate::app::ProviderConfig;
 use crate::config::model::{ByteLimits, ConcurrencyLimits, TargetConfig, UpstreamConfig};
 use crate::session::Minting;
 use crate::session::rates::Rate;
+use crate::telemetry::otlp::Tracing;
 
 /// A session ends after so long unless it says otherwise.
 const TTL: Duration = Duration::from_hours(24);
@@ -38,8 +39,6 @@ pub(super) type LiveSettings = Arc<ArcSwap<DaemonSettings>>;
 pub struct DaemonSettings {
     /// Where leases stand, and what else outlives the process.
     pub state_dir: PathBuf,
-    /// Where the control API listens.
-    pub control: PathBuf,
     /// Where health is asked for; port 0 takes a free one.
     pub ops: SocketAddr,
     /// Show the dashboard there, where that is loopback.
@@ -80,6 +79,8 @@ pub struct DaemonSettings {
     pub minting: Option<Minting>,
     /// Places that a session may name as its target.
     pub targets: BTreeMap<String, TargetConfig>,
+    /// Where the spans of callbacks go.
+    pub tracing: Option<Arc<Tracing>>,
     /// The Paperclip APIs that a session may name.
     pub upstreams: BTreeMap<String, UpstreamConfig>,
     /// What the sandboxes of each provider are configured with, by its key.
@@ -89,10 +90,9 @@ pub struct DaemonSettings {
 impl DaemonSettings {
     /// The defaults, around these places.
     #[must_use]
-    pub fn new(state_dir: PathBuf, control: PathBuf, ops: SocketAddr) -> Self {
+    pub fn new(state_dir: PathBuf, ops: SocketAddr) -> Self {
         Self {
             state_dir,
-            control,
             ops,
             dashboard: true,
             allow_uids: AllowedUids::default(),
@@ -113,6 +113,7 @@ impl DaemonSettings {
             rates: Vec::new(),
             minting: None,
             targets: BTreeMap::new(),
+            tracing: None,
             upstreams: BTreeMap::new(),
             providers: BTreeMap::new(),
         }

@@ -117,7 +117,7 @@ pub struct SessionShown {
     pub lease: Option<String>,
     /// The better tunnels that were tried before, and why they were not taken.
     pub ladder: Vec<Rung>,
-    /// The user who asked for it.
+    /// The user who asked for it; 4294967295, which is nobody, where that was over TCP.
     pub uid: u32,
     /// When it was asked for.
     pub created_at: String,

@@ -14,7 +14,7 @@ use crate::session::observer::{Observer as _, Seen};
 /// One that has made no session yet.
 pub(crate) fn daemon(most_sessions: usize) -> Arc<Daemon> {
     let ops = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut settings = DaemonSettings::new(PathBuf::from("/nonexistent"), PathBuf::from("/nonexistent"), ops);
+    let mut settings = DaemonSettings::new(PathBuf::from("/nonexistent"), ops);
     settings.most_sessions = most_sessions;
     Daemon::new(
         settings,
@@ -192,13 +192,13 @@ async fn a_token_is_looked_for_among_all_sessions_only_while_it_holds() {
     let digest = policy::TokenDigest::of(b"token");
     events.token_of(other, digest);
 
-    events.wrong_token(other, b"token");
-    events.wrong_token(one, b"nobody's");
+    assert_eq!(events.wrong_token(other, b"token"), None);
+    assert_eq!(events.wrong_token(one, b"nobody's"), None);
     assert_eq!(events.wrong_channels(), 0);
-    events.wrong_token(one, b"token");
+    assert_eq!(events.wrong_token(one, b"token"), Some(other));
     assert_eq!(events.wrong_channels(), 1);
     events.forget_token(digest);
-    events.wrong_token(one, b"token");
+    assert_eq!(events.wrong_token(one, b"token"), None);
 
     assert_eq!(events.wrong_channels(), 1);
 }

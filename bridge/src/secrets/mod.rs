@@ -23,6 +23,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use runners::SecretText;
 use runners::provider::{SecretFault, SecretSource};
+use zeroize::Zeroizing;
 
 pub use error::{Fault, SecretError};
 pub use live::LiveSecret;
@@ -33,6 +34,9 @@ use place::Surroundings;
 
 /// More references than an operator writes. Beyond them, each use reads anew.
 const MOST_REFERENCES: usize = 256;
+
+/// A place gets so long to give a document.
+const DOCUMENT: Duration = Duration::from_secs(10);
 
 /// How long a value of a remote place is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,6 +101,15 @@ impl Secrets {
                 .or_insert_with(fresh)
                 .clone(),
         }
+    }
+
+    /// What stands behind `reference` with its lines, such as a key in PEM; read now and kept by nobody.
+    pub(crate) async fn document(&self, reference: &SecretRef) -> Result<Zeroizing<String>, SecretError> {
+        let read = tokio::time::timeout(DOCUMENT, reference.document(&self.around)).await;
+        read.unwrap_or_else(|_| {
+            let why = format!("no value within {} s", DOCUMENT.as_secs());
+            Err(reference.error(Fault::Unavailable(why)))
+        })
     }
 }
 

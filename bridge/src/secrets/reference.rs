@@ -7,6 +7,8 @@ use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
 
+use zeroize::Zeroizing;
+
 use super::error::{Fault, SecretError};
 use super::place::{Mark, Place, Surroundings};
 use super::value::Secret;
@@ -72,6 +74,13 @@ impl SecretRef {
         let read = self.place.read(around).await;
         read.and_then(|(text, mark)| Ok((Secret::of_text(&text)?, mark)))
             .map_err(|fault| self.error(fault))
+    }
+
+    /// What stands there with its lines, such as a key in PEM.
+    pub(crate) async fn document(&self, around: &Surroundings) -> Result<Zeroizing<String>, SecretError> {
+        let read = self.place.read(around).await;
+        let (text, _) = read.map_err(|fault| self.error(fault))?;
+        Ok(text)
     }
 
     pub(crate) fn error(&self, fault: Fault) -> SecretError {

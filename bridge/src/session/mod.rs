@@ -33,6 +33,7 @@ use uuid::Uuid;
 use crate::audit::SessionAudit;
 use crate::store::StoreError;
 use crate::telemetry::metrics::Metrics;
+use crate::telemetry::otlp::Tracing;
 use crate::upstream::Upstream;
 use budget::Budget;
 use hold::{Hold, NotServed};
@@ -128,6 +129,8 @@ pub struct Shared {
     pub rates: Option<SessionRates>,
     /// What holds for all of them at the moment.
     pub in_force: Arc<InForce>,
+    /// Where the spans of callbacks go.
+    pub tracing: Option<Arc<Tracing>>,
     /// Told of what happens in them, where somebody wants to know.
     pub(crate) observer: Option<Arc<dyn Observer>>,
 }

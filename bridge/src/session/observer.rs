@@ -33,6 +33,6 @@ pub(crate) trait Observer: fmt::Debug + Send + Sync {
     /// A callback has ended.
     fn callback(&self, seen: Seen<'_>);
 
-    /// A token that is not this session's was shown on its channel.
-    fn wrong_token(&self, session: Uuid, presented: &[u8]);
+    /// A token that is not this session's was shown on its channel; the session whose it is, if it is one's.
+    fn wrong_token(&self, session: Uuid, presented: &[u8]) -> Option<Uuid>;
 }

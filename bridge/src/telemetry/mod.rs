@@ -15,6 +15,7 @@ use tracing_subscriber::layer::{Context, Layer, SubscriberExt as _};
 
 pub mod escape;
 pub mod metrics;
+pub mod otlp;
 pub mod output;
 
 use escape::{Escaped, escape_into};

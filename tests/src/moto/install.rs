@@ -1,6 +1,6 @@
-//! Installing moto, once for all test processes of a target folder.
+//! Installing what is written in Python, once for all test processes of a target folder.
 //!
-//! pip fetches what `tests/sdk/moto/requirements.txt` names into `target/peers-moto/HASH`, a virtual environment, where
+//! pip fetches what `tests/sdk/NAME/requirements.txt` names into `target/peers-NAME/HASH`, a virtual environment, where
 //! HASH stands for that file; nothing is written outside the target folder.
 
 use std::fs::{self, File};
@@ -33,16 +33,22 @@ pub fn here() -> Result<(), String> {
 /// The Python that has moto.
 pub(super) fn python() -> Result<&'static Path, String> {
     static PYTHON: OnceLock<Result<PathBuf, String>> = OnceLock::new();
-    let python = PYTHON.get_or_init(install);
+    let python = PYTHON.get_or_init(|| environment("moto"));
     python.as_deref().map_err(String::clone)
 }
 
-fn install() -> Result<PathBuf, String> {
-    let requirements = folder().join("requirements.txt");
+/// The Python of the virtual environment for `tests/sdk/NAME`; made where there is none.
+///
+/// # Errors
+///
+/// Why there is none, as a sentence for [`crate::can_run`].
+pub fn environment(name: &str) -> Result<PathBuf, String> {
+    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("sdk").join(name);
+    let requirements = sdk.join("requirements.txt");
     let text = fs::read(&requirements).map_err(|error| format!("{}: {error}", requirements.display()))?;
     let mut hasher = DefaultHasher::new();
     text.hash(&mut hasher);
-    let all = target_folder().join("peers-moto");
+    let all = target_folder().join(format!("peers-{name}"));
     let environment = all.join(format!("{:016x}", hasher.finish()));
     let python = environment.join("bin/python");
     // Written last: an environment cannot be moved, so this tells a whole one from one that was broken off.
@@ -58,7 +64,7 @@ fn install() -> Result<PathBuf, String> {
     let until = Instant::now() + LIMIT;
     let log = all.join("pip.log");
     let mut make = Command::new(program("python3")?);
-    run(make.args(["-m", "venv"]).arg(&environment), &log, until)?;
+    run(name, make.args(["-m", "venv"]).arg(&environment), &log, until)?;
     let mut pip = Command::new(&python);
     pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check"])
         .args([
@@ -68,12 +74,12 @@ fn install() -> Result<PathBuf, String> {
             "--requirement",
         ])
         .arg(&requirements);
-    run(&mut pip, &log, until)?;
+    run(name, &mut pip, &log, until)?;
     File::create(&whole).map_err(|error| format!("{}: {error}", whole.display()))?;
     Ok(python)
 }
 
-fn run(command: &mut Command, log: &Path, until: Instant) -> Result<(), String> {
+fn run(what: &str, command: &mut Command, log: &Path, until: Instant) -> Result<(), String> {
     let output = File::create(log).map_err(|error| format!("{}: {error}", log.display()))?;
     let errors = output.try_clone().map_err(|error| error.to_string())?;
     let name = command.get_program().display().to_string();
@@ -87,13 +93,13 @@ fn run(command: &mut Command, log: &Path, until: Instant) -> Result<(), String> 
         let ended = child.try_wait().map_err(|error| format!("{name}: {error}"))?;
         if let Some(status) = ended {
             let text = fs::read_to_string(log).unwrap_or_default();
-            let reason = || format!("moto could not be installed ({name}, {status}): {text}");
+            let reason = || format!("{what} could not be installed ({name}, {status}): {text}");
             return status.success().then_some(()).ok_or_else(reason);
         }
         if Instant::now() > until {
             drop(child.kill());
             drop(child.wait());
-            return Err(format!("installing moto took longer than {LIMIT:?}"));
+            return Err(format!("installing {what} took longer than {LIMIT:?}"));
         }
         std::thread::sleep(Duration::from_millis(50));
     }

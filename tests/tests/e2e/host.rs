@@ -217,6 +217,48 @@ async fn a_host_that_was_there_first_serves_a_gateway_at_whatever_port_it_comes_
 }
 
 #[tokio::test]
+async fn a_host_with_a_state_folder_writes_down_what_it_serves() {
+    let upstream = Upstream::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let (queue, state) = (folder.path().join("queue"), folder.path().join("state"));
+    let state = state.to_str().unwrap();
+    let host = host_of(&queue, Role::Ours, &upstream)
+        .args(["--state-dir", state])
+        .start();
+    eventually(LIMIT, "the host has its directory", || {
+        queue.join("claimed").is_dir().then_some(())
+    })
+    .await;
+    let _gateway = gateway_of(&queue, Role::Ours);
+    let port = ready(&queue, 0).await;
+    serves(&upstream, port, "with a state folder").await;
+
+    host.signal("TERM");
+    let ended = host.finish().await;
+
+    assert_eq!(ended.code, Some(0), "{}", ended.stderr);
+    let audit = |words: &[&str]| {
+        BridgeCommand::new(words.iter().copied())
+            .args(["--state-dir", state])
+            .finish()
+    };
+    let verified = audit(&["audit", "verify", "--json"]).await;
+    let report: serde_json::Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!(verified.code, Some(0), "{report}");
+    assert_eq!(report["warnings"], serde_json::json!([]), "{report}");
+    let told = audit(&["audit", "query", "--run", RUN_ID]).await.stdout;
+    for part in [
+        " session_started run=",
+        " target=queue:",
+        " allow 200 POST /api/issues/PAP-1/comments ",
+        " session_ended reason=closed run=",
+    ] {
+        assert!(told.contains(part), "{part:?} in {told}");
+    }
+    assert!(!told.contains(TOKEN) && !told.contains(CREDENTIAL), "{told}");
+}
+
+#[tokio::test]
 async fn a_host_without_a_directory_says_where_it_could_be_named() {
     let upstream = Upstream::start().await;
     let ended = host_of(Path::new(""), Role::Peer, &upstream).finish().await;

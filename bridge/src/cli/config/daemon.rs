@@ -101,7 +101,6 @@ fn files(config: &Config) -> Vec<(String, &Path)> {
 fn references(config: &Config) -> Vec<(String, SecretRef)> {
     let control = &config.listeners.control;
     let single = [
-        ("listeners.control.key", &control.key),
         ("listeners.control.token", &control.token),
         ("store.password", &config.store.password),
         ("audit.key", &config.audit.key),

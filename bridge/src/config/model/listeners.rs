@@ -50,9 +50,9 @@ pub struct ControlListener {
     pub address: Option<ControlAddress>,
     /// PEM file with the certificate chain for TCP.
     pub certificate: Option<PathBuf>,
-    /// Where the certificate's private key is found.
+    /// Where the certificate's private key is found, in PEM.
     pub key: Option<SecretRef>,
-    /// Clients over TCP must send this as a bearer token.
+    /// Clients over TCP must send this as a bearer token, of 32 characters or more.
     pub token: Option<SecretRef>,
     /// Clients over TCP must show a certificate of this PEM file's authority.
     pub client_ca: Option<PathBuf>,

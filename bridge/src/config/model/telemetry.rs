@@ -13,8 +13,9 @@ pub struct TelemetryConfig {
     pub level: LogLevel,
     /// Serve `/metrics` on the ops listener.
     pub metrics: bool,
-    /// Send traces and metrics by OTLP, as the standard `OTEL_*` variables say.
-    pub otlp: bool,
+    /// Send traces by OTLP, as the standard `OTEL_*` variables say; absent: where `OTEL_EXPORTER_OTLP_ENDPOINT` or
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` names a collector.
+    pub otlp: Option<bool>,
 }
 
 /// Form of the log.
@@ -55,7 +56,7 @@ impl Default for TelemetryConfig {
             log: LogForm::default(),
             level: LogLevel::default(),
             metrics: true,
-            otlp: false,
+            otlp: None,
         }
     }
 }

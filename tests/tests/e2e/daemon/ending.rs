@@ -232,9 +232,18 @@ async fn a_second_signal_ends_the_daemon_although_a_callback_is_under_way() {
 
     serving.running.signal("TERM");
 
-    let ended = serving.running.finish().await;
+    let Serving { running, folder, .. } = serving;
+    let ended = running.finish().await;
     assert_eq!(ended.code, Some(1), "{}", ended.stderr);
     assert!(busy.is_closed_within(SOON).await);
+    let state = folder.path().join("state");
+    let verified = BridgeCommand::new(["audit", "verify", "--json", "--state-dir"])
+        .args([state.to_str().unwrap()])
+        .finish()
+        .await;
+    let report: serde_json::Value = serde_json::from_str(&verified.stdout).unwrap();
+    assert_eq!(report["warnings"], serde_json::json!([]), "{report}");
+    assert_eq!(report["sealed_seq"], report["last_seq"], "{report}");
 }
 
 #[tokio::test]

@@ -10,6 +10,9 @@ mod service;
 mod unix_socket;
 mod reloading;
 mod policies;
+mod tcp;
+mod traces;
+mod fuzzed;
 
 use std::time::Duration;
 

@@ -144,17 +144,3 @@ async fn a_command_without_a_daemon_says_what_to_do() {
         nowhere.stderr
     );
 }
-
-#[tokio::test]
-async fn a_control_api_over_tcp_is_refused_and_it_is_said_why() {
-    let ended = BridgeCommand::new(["serve", "--control", "tcp:127.0.0.1:0"])
-        .finish()
-        .await;
-
-    assert_eq!(ended.code, Some(2));
-    assert!(
-        ended.stderr.contains("TLS and authentication"),
-        "{}",
-        ended.stderr
-    );
-}

@@ -155,6 +155,28 @@ async fn a_token_on_the_channel_of_another_session_is_denied_counted_and_told_of
     };
     assert_eq!(nobody.get("/api/agents/me").await.unwrap().status, 401);
     assert_eq!(serving.ask(&["status"]).await["wrong_channel"], before);
+    let state = serving.folder.path().join("state");
+    let told = paperclip_bridge_tests::binary::BridgeCommand::new([
+        "audit",
+        "query",
+        "--session",
+        &one.session,
+        "--state-dir",
+        state.to_str().unwrap(),
+    ])
+    .finish()
+    .await;
+    let owner = format!("owner={}", other.session);
+    assert!(
+        told.stdout
+            .lines()
+            .any(|line| line.contains("wrong_channel") && line.contains(&owner)),
+        "{}",
+        told.stdout
+    );
+    for token in [&one.token, &other.token] {
+        assert!(!told.stdout.contains(token.as_str()));
+    }
 }
 
 #[tokio::test]
