@@ -27,6 +27,8 @@ pub(crate) struct Beaten {
     pub(crate) took: Vec<Duration>,
     /// Calls with another answer than 200, or none.
     pub(crate) lost: u64,
+    /// What came of one of them.
+    pub(crate) fault: Option<String>,
 }
 
 impl Beaten {
@@ -85,7 +87,10 @@ async fn beat_here(sessions: Vec<Agent>, rate: u32, length: Duration) -> anyhow:
                 let from = if late { due } else { Instant::now() };
                 match caller.call(unsafe_turn).await {
                     Ok(()) => beaten.took.push(from.elapsed()),
-                    Err(_) => beaten.lost += 1,
+                    Err(fault) => {
+                        beaten.lost += 1;
+                        beaten.fault = Some(fault.to_string());
+                    }
                 }
                 unsafe_turn = !unsafe_turn;
                 due += own_beat;
@@ -98,6 +103,7 @@ async fn beat_here(sessions: Vec<Agent>, rate: u32, length: Duration) -> anyhow:
     for beaten in all {
         sum.took.extend(beaten.took);
         sum.lost += beaten.lost;
+        sum.fault = sum.fault.or(beaten.fault);
     }
     sum.took.sort_unstable();
     Ok(sum)
