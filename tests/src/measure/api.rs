@@ -3,6 +3,7 @@
 //! It checks that the credential and the run id were put on, so that a side which skips that cannot win.
 
 use std::process::Stdio;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use crate::world::{CREDENTIAL, RUN_ID};
@@ -75,6 +76,9 @@ impl Api {
     }
 }
 
+/// Made once: a connection is to cost little.
+static BULK: LazyLock<Vec<u8>> = LazyLock::new(|| vec![b'x'; BULK_BYTES]);
+
 /// Prints the port and serves until killed.
 ///
 /// # Errors
@@ -104,8 +108,7 @@ async fn serve_connection(mut stream: TcpStream) -> anyhow::Result<()> {
     let bulk_head = format!(
         "HTTP/1.1 200 OK\r\ncontent-type: application/octet-stream\r\ncontent-length: {BULK_BYTES}\r\n\r\n"
     );
-    let bulk = vec![b'x'; BULK_BYTES];
-    let mut buffer = Vec::with_capacity(256 * 1024);
+    let mut buffer = Vec::with_capacity(16 * 1024);
     loop {
         let Some(request) = head(&buffer)? else {
             if stream.read_buf(&mut buffer).await? == 0 {
@@ -138,7 +141,7 @@ async fn serve_connection(mut stream: TcpStream) -> anyhow::Result<()> {
             stream.write_all(ok.as_bytes()).await?;
         } else if request.path == BULK_PATH {
             stream.write_all(bulk_head.as_bytes()).await?;
-            stream.write_all(&bulk).await?;
+            stream.write_all(&BULK).await?;
         } else {
             stream.write_all(ok.as_bytes()).await?;
         }

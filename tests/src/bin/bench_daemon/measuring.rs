@@ -1,5 +1,6 @@
 //! What is measured, case by case.
 
+use std::io::Write as _;
 use std::time::Duration;
 
 use anyhow::Context as _;
@@ -176,6 +177,9 @@ impl Plan<'_> {
             }
             let over = |share: f64| median(rounds.iter().map(|beaten| beaten.percentile_ms(share)));
             let lost: u64 = rounds.iter().map(|beaten| beaten.lost).sum();
+            if let Some(fault) = rounds.iter().find_map(|beaten| beaten.fault.as_ref()) {
+                writeln!(std::io::stderr(), "bench-daemon: a call was lost: {fault}")?;
+            }
             let made: usize = rounds.iter().map(|beaten| beaten.took.len()).sum();
             let load = format!("{} sessions, {}/s, audit at {name}", self.busy, self.rate);
             report.figure(&format!("p50 ms, {load}"), over(0.5).unwrap_or_default());
