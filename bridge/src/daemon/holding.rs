@@ -39,6 +39,8 @@ pub(crate) struct Left {
     pub(crate) kept: Kept,
     /// By which it is served from now on; `None` where nothing is kept in a store.
     pub(crate) hold: Option<Arc<Hold>>,
+    /// It was to end, and what it left is to be cleared away.
+    pub(crate) revoked: bool,
 }
 
 /// The store, and every session that is held in it.
@@ -118,14 +120,11 @@ impl Holding {
             let open = self.tenure.store.mark_indeterminate(&claim, reason).await?;
             let hold = self.tenure.hold(claim, sent);
             tracing::info!(session = %row.id, fence = %claim.fence, open, "taken on from the store");
-            if row.revoked {
-                self.gives_up(&hold, row, Ending::Revoked.reason()).await;
-                continue;
-            }
             match serde_json::from_value::<Kept>(row.request.clone()) {
                 Ok(kept) => all.push(Left {
                     kept,
                     hold: Some(hold),
+                    revoked: row.revoked,
                 }),
                 Err(error) => {
                     tracing::error!(

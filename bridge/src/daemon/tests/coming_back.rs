@@ -42,7 +42,11 @@ async fn left(asked: NewSession) -> (Kept, String) {
 }
 
 fn taken<const N: usize>(sessions: [Kept; N]) -> Vec<Left> {
-    let without_a_store = |kept| Left { kept, hold: None };
+    let without_a_store = |kept| Left {
+        kept,
+        hold: None,
+        revoked: false,
+    };
     sessions.into_iter().map(without_a_store).collect()
 }
 
