@@ -15,6 +15,7 @@ mod reaping;
 mod events;
 mod shown;
 mod holding;
+mod elsewhere;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -5,6 +5,7 @@ mod ending;
 mod peers;
 mod api;
 mod configured;
+mod kept;
 
 use std::time::Duration;
 
