@@ -132,6 +132,7 @@ fn request(upstream: &str) -> SessionRequest {
         streams: None,
         state_dir: None,
         resume: false,
+        returns: None,
         unix_socket: None,
         allow_exposed_forward: false,
         hold: None,

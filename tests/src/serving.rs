@@ -13,7 +13,7 @@ use crate::binary::{BridgeCommand, Finished, LIMIT, Opened, Running};
 use crate::raw::{Agent, Answer, Broken};
 use crate::upstream::Upstream;
 use crate::waiting::eventually;
-use crate::world::{CREDENTIAL, CREDENTIAL_VARIABLE};
+use crate::world::{CREDENTIAL, CREDENTIAL_VARIABLE, Place};
 
 /// How often a state is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(10);
@@ -97,9 +97,19 @@ impl Serving {
     ///
     /// Where it is not opened.
     pub async fn session(&self, upstream: &Upstream, more: &[&str]) -> Opened {
-        let url = upstream.url();
+        self.session_at(&Place::Local, upstream, more).await
+    }
+
+    /// `sessions new` at this place, ready.
+    ///
+    /// # Panics
+    ///
+    /// Where it is not opened.
+    pub async fn session_at(&self, place: &Place, upstream: &Upstream, more: &[&str]) -> Opened {
+        let (target, options, url) = (place.target(), place.options(), upstream.url());
         let credential = format!("env:{CREDENTIAL_VARIABLE}");
-        let mut words = vec!["sessions", "new", "local", "--wait", "ready"];
+        let mut words = vec!["sessions", "new", &target, "--wait", "ready"];
+        words.extend(options.iter().map(String::as_str));
         words.extend(["--upstream", &url, "--credential", &credential]);
         words.extend(more);
         serde_json::from_value(self.ask(&words).await).expect("it is the line of `open --json`")

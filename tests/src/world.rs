@@ -64,7 +64,8 @@ impl Place {
         }
     }
 
-    fn options(&self) -> Vec<String> {
+    /// How to log in there.
+    pub fn options(&self) -> Vec<String> {
         match self {
             Self::Local => vec![],
             Self::Ssh(server) => server.access().options(),

@@ -14,7 +14,7 @@ pub mod queue;
 pub mod worker;
 
 pub use tunnel::{
-    AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody, Status,
-    StatusReporter, Tunnel, TunnelEnd,
+    AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody,
+    ProcessPlace, Status, StatusReporter, TargetProcess, Tunnel, TunnelEnd,
 };
 pub use wire;

@@ -23,20 +23,53 @@ const MAX_STREAMS: usize = 512;
 /// Serves agents on this machine.
 #[derive(Debug)]
 pub struct Local {
-    unix: Option<PathBuf>,
+    place: Bind,
+    again: bool,
+}
+
+/// Where to listen.
+#[derive(Clone, Debug)]
+enum Bind {
+    /// 0: the system chooses.
+    Tcp(u16),
+    Unix(PathBuf),
 }
 
 impl Local {
     /// On 127.0.0.1, on a port that the system chooses.
     #[must_use]
     pub fn tcp() -> Self {
-        Self { unix: None }
+        Self {
+            place: Bind::Tcp(0),
+            again: false,
+        }
+    }
+
+    /// On this port of 127.0.0.1 and no other: an agent was told of it before.
+    #[must_use]
+    pub fn tcp_again(port: u16) -> Self {
+        Self {
+            place: Bind::Tcp(port),
+            again: true,
+        }
     }
 
     /// On a unix socket of this path, mode 0600. A socket there that nobody serves is replaced, anything else refused.
     #[must_use]
     pub fn unix(path: PathBuf) -> Self {
-        Self { unix: Some(path) }
+        Self {
+            place: Bind::Unix(path),
+            again: false,
+        }
+    }
+
+    /// The same for a session that had it before: what somebody else has there now is `port_taken`.
+    #[must_use]
+    pub fn unix_again(path: PathBuf) -> Self {
+        Self {
+            place: Bind::Unix(path),
+            again: true,
+        }
     }
 }
 
@@ -61,11 +94,14 @@ impl Drop for SocketFile {
 }
 
 impl Listener {
-    async fn bind(unix: Option<PathBuf>) -> io::Result<(Self, Listening)> {
-        let Some(path) = unix else {
-            let listener = TcpListener::bind("127.0.0.1:0").await?;
-            let port = listener.local_addr()?.port();
-            return Ok((Self::Tcp(listener), Listening::Tcp { port }));
+    async fn bind(place: Bind) -> io::Result<(Self, Listening)> {
+        let path = match place {
+            Bind::Tcp(port) => {
+                let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+                let port = listener.local_addr()?.port();
+                return Ok((Self::Tcp(listener), Listening::Tcp { port }));
+            }
+            Bind::Unix(path) => path,
         };
         clear_stale(&path).await?;
         // Bound beside its place and moved there once only its owner can open it.
@@ -120,7 +156,7 @@ impl Tunnel for Local {
         status: StatusReporter,
         stop: CancellationToken,
     ) -> BoxFuture<'static, TunnelEnd> {
-        serve(self.unix, callbacks, status, stop).boxed()
+        serve(*self, callbacks, status, stop).boxed()
     }
 
     fn name(&self) -> &'static str {
@@ -129,20 +165,26 @@ impl Tunnel for Local {
 }
 
 async fn serve(
-    unix: Option<PathBuf>,
+    Local { place, again }: Local,
     callbacks: Arc<dyn Callbacks>,
     status: StatusReporter,
     stop: CancellationToken,
 ) -> TunnelEnd {
-    let place = unix
-        .as_ref()
-        .map_or_else(|| "127.0.0.1".to_owned(), |path| path.display().to_string());
-    let (listener, listening) = match Listener::bind(unix).await {
+    let shown = match &place {
+        Bind::Tcp(0) => "127.0.0.1".to_owned(),
+        Bind::Tcp(port) => format!("127.0.0.1:{port}"),
+        Bind::Unix(path) => path.display().to_string(),
+    };
+    let (listener, listening) = match Listener::bind(place).await {
         Ok(bound) => bound,
         Err(error) => {
             return TunnelEnd::Refused {
-                reason: "listen_failed",
-                detail: format!("cannot listen on {place}: {error}"),
+                reason: if again && is_taken(&error) {
+                    "port_taken"
+                } else {
+                    "listen_failed"
+                },
+                detail: format!("cannot listen on {shown}: {error}"),
             };
         }
     };
@@ -168,6 +210,14 @@ async fn serve(
             },
         }
     }
+}
+
+/// Somebody else is where we were.
+fn is_taken(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::AddrInUse | io::ErrorKind::AlreadyExists
+    )
 }
 
 #[cfg(test)]
@@ -233,6 +283,29 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_port_that_an_agent_was_told_of_is_taken_again_and_no_other() {
+        let (listening, stop, task) = started(Local::tcp()).await;
+        let Listening::Tcp { port } = listening else {
+            panic!("no port")
+        };
+        let (reporter, _status) = StatusReporter::new();
+        let taken = Box::new(Local::tcp_again(port))
+            .serve(Arc::new(Echo), reporter, CancellationToken::new())
+            .await;
+        stop.cancel();
+        task.await.unwrap();
+
+        let (again, _stop, _task) = started(Local::tcp_again(port)).await;
+
+        let TunnelEnd::Refused { reason, detail } = taken else {
+            panic!("{taken:?}")
+        };
+        assert_eq!(reason, "port_taken");
+        assert!(detail.contains(&port.to_string()), "{detail}");
+        assert_eq!(again, Listening::Tcp { port });
+    }
+
+    #[tokio::test]
     async fn a_unix_socket_is_its_owners_alone_and_leaves_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("s");
@@ -259,20 +332,19 @@ mod tests {
 
         let (_, _stop, task) = started(Local::unix(stale)).await;
         for taken in [file.clone(), served] {
-            let (reporter, _status) = StatusReporter::new();
-            let end = Box::new(Local::unix(taken))
-                .serve(Arc::new(Echo), reporter, CancellationToken::new())
-                .await;
-            assert!(
-                matches!(
-                    end,
-                    TunnelEnd::Refused {
-                        reason: "listen_failed",
-                        ..
-                    }
-                ),
-                "{end:?}"
-            );
+            for (tunnel, expected) in [
+                (Local::unix(taken.clone()), "listen_failed"),
+                (Local::unix_again(taken), "port_taken"),
+            ] {
+                let (reporter, _status) = StatusReporter::new();
+                let end = Box::new(tunnel)
+                    .serve(Arc::new(Echo), reporter, CancellationToken::new())
+                    .await;
+                assert!(
+                    matches!(&end, TunnelEnd::Refused { reason, .. } if *reason == expected),
+                    "{end:?}"
+                );
+            }
         }
 
         assert_eq!(std::fs::read_to_string(file).unwrap(), "precious");

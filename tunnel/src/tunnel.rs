@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::future::BoxFuture;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -185,6 +185,33 @@ impl StatusReporter {
     #[must_use]
     pub fn was_ready(&self) -> bool {
         self.was_ready.load(Ordering::Acquire)
+    }
+}
+
+/// A process on a target, known well enough to end that very one and no other.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TargetProcess {
+    /// Its process id there.
+    pub pid: u32,
+    /// When it started, in the target's own words: field 22 of `/proc/PID/stat`.
+    pub start: String,
+}
+
+/// What a successor of this process would have to end on the target, as far as it is known now. A clone is the same
+/// place.
+#[derive(Clone, Debug, Default)]
+pub struct ProcessPlace(Arc<Mutex<Option<TargetProcess>>>);
+
+impl ProcessPlace {
+    /// The process that is known now.
+    #[must_use]
+    pub fn process(&self) -> Option<TargetProcess> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// It is this one from now on.
+    pub(crate) fn set(&self, process: TargetProcess) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(process);
     }
 }
 

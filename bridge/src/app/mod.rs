@@ -11,7 +11,8 @@ mod environment;
 mod opened;
 mod standing;
 
-use std::sync::Arc;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use http::HeaderValue;
@@ -23,8 +24,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel::ladder::LadderReport;
-use tunnel::queue::QueuePlace;
-use tunnel::{Listening, Status, StatusReporter, Tunnel, TunnelEnd};
+use tunnel::queue::{Journal, LeaveQueue, QueuePlace};
+use tunnel::{Listening, ProcessPlace, Status, StatusReporter, Tunnel, TunnelEnd};
 
 use crate::audit::{Audit, SessionAudit};
 use crate::leases::{Leases, Reaper};
@@ -33,11 +34,12 @@ use crate::secrets::Secrets;
 use crate::session::budget::Budget;
 use crate::session::identity::Identity;
 use crate::session::rates::{RateTable, SessionRates};
-use crate::session::state::{SessionRecord, StateFolder};
+use crate::session::state::{LeftGateway, LeftLease, StateFolder};
 use crate::session::{PROCESS_BODY_BYTES, Session, SessionParts, Shared};
 use crate::signing;
 use crate::upstream::Upstream;
 
+pub use crate::session::state::SessionRecord;
 pub use opened::{Left, OpenSession};
 pub(crate) use providers::Providers;
 pub use request::{
@@ -45,7 +47,7 @@ pub use request::{
 };
 pub(crate) use standing::{Standing, Tried};
 
-use opened::Serving;
+use opened::{Serving, WhatIsLeft};
 
 /// From the first attempt to connect until an agent can call, at most; the ladder has a limit for each rung.
 const OPENING: Duration = Duration::from_secs(160);
@@ -83,6 +85,26 @@ pub struct App {
     shared: Shared,
     audit: Option<Arc<Audit>>,
     rates: Option<Arc<RateTable>>,
+    journal: QueueJournal,
+}
+
+/// Where the queues of sessions without a folder of their own write down what they send; opened by the first.
+#[derive(Debug, Default)]
+struct QueueJournal {
+    path: Option<PathBuf>,
+    opened: Mutex<Option<Journal>>,
+}
+
+impl QueueJournal {
+    fn open(&self) -> Result<Option<Journal>, OpenError> {
+        let Some(path) = &self.path else { return Ok(None) };
+        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if opened.is_none() {
+            let journal = Journal::open(path.clone());
+            *opened = Some(journal.map_err(|fault| OpenError::Configuration(placing::with_causes(&fault)))?);
+        }
+        Ok(opened.clone())
+    }
 }
 
 impl Default for App {
@@ -95,6 +117,7 @@ impl Default for App {
             shared: Shared::default(),
             audit: None,
             rates: None,
+            journal: QueueJournal::default(),
         }
     }
 }
@@ -103,6 +126,12 @@ impl App {
     /// The same, with what its sessions have in common.
     pub(crate) fn sharing(self, shared: Shared) -> Self {
         Self { shared, ..self }
+    }
+
+    /// What queues send is written down in a file of this folder, for all sessions without a folder of their own.
+    pub(crate) fn with_journal_in(mut self, folder: &Path) -> Self {
+        self.journal.path = Some(folder.join("queue.journal"));
+        self
     }
 
     /// Every session opened from now on is written down there, and each of its callbacks before it is dispatched.
@@ -154,6 +183,32 @@ impl App {
         }
     }
 
+    /// Clears away what a session of an earlier process left on its target and that is not gone on with.
+    ///
+    /// What cannot be reached now ends by itself, and a lease is given back by whoever looks through the book.
+    pub(crate) async fn clear_left(&self, request: SessionRequest, record: &SessionRecord) {
+        if let (Some(lease), TargetSpec::Provider(target)) = (&record.lease, &request.target) {
+            self.leases.spared.forget(&lease.provider, &lease.id);
+            match crate::leases::LeaseBook::existing(&target.leases) {
+                Ok(Some(book)) => self.reap(&book, &target.secrets),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "the book of leases cannot be looked through"),
+            }
+            return;
+        }
+        if record.tunnel != placing::QUEUE {
+            return;
+        }
+        let cleared = async {
+            let Place { runner, reach } = placing::place(&request, self).await?;
+            let identity = Identity::after(record)?;
+            placing::clear_predecessor(&request, &runner, &reach, &identity).await
+        };
+        if let Err(error) = cleared.await {
+            tracing::warn!(session = %record.session, %error, "what a session left on its target ends by itself");
+        }
+    }
+
     /// To be awaited before the process ends: leases that are being given back get half a minute.
     pub async fn settle(&self) {
         self.leases.settle().await;
@@ -178,6 +233,10 @@ impl App {
             reach,
             state,
         };
+        if ground.request.returns.is_some() {
+            let begun = self.begin(&ground, &identity).await?;
+            return ground.opened(begun, identity);
+        }
         if identity.resumes() {
             match self.begin(&ground, &identity).await {
                 Ok(begun) => return ground.opened(begun, identity),
@@ -205,10 +264,11 @@ impl App {
     /// Starts giving back what earlier processes left in this folder, once for each folder.
     pub(crate) fn reap(&self, book: &crate::leases::LeaseBook, secrets: &Secrets) {
         let (providers, secrets) = (self.providers.clone(), secrets.clone());
-        self.leases.reap(Reaper::new(
+        let reaper = Reaper::new(
             book.clone(),
             Box::new(move |record| providers.of_record(record, &secrets)),
-        ));
+        );
+        self.leases.reap(reaper.sparing(self.leases.spared.clone()));
     }
 
     /// Serves a session of this identity as soon as an agent can use it.
@@ -223,8 +283,19 @@ impl App {
             .map_err(|error| configuration(&error))?;
         let run_id = HeaderValue::from_str(identity.run_id(&request.run_id))
             .map_err(|_| OpenError::Configuration("the run id must be one line of visible ASCII".into()))?;
-        let Placed { ladder, queue } =
-            placing::ladder(request, runner, reach, identity, state.as_ref(), &self.providers)?;
+        // Opened only where a queue may be taken.
+        let journal = || match state {
+            Some(state) => Journal::open(state.journal())
+                .map(Some)
+                .map_err(|fault| OpenError::Configuration(placing::with_causes(&fault))),
+            None => self.journal.open(),
+        };
+        let Placed {
+            ladder,
+            queue,
+            leave,
+            process,
+        } = placing::ladder(request, runner, reach, identity, &journal, &self.providers)?;
         let report = ladder.report();
         let identities = request.identities(identity.run_id(&request.run_id));
         let audit = match &self.audit {
@@ -272,6 +343,8 @@ impl App {
             token,
             ladder,
             queue,
+            leave,
+            process,
             status,
             serving,
         })
@@ -295,6 +368,10 @@ struct Begun {
     ladder: LadderReport,
     /// Where its queue lies on the target, if the taken tunnel has one.
     queue: QueuePlace,
+    /// Says that the queue is left for a successor.
+    leave: LeaveQueue,
+    /// What a successor would have to end there.
+    process: ProcessPlace,
     status: watch::Receiver<Status>,
     serving: Serving,
 }
@@ -311,21 +388,27 @@ impl Ground {
                 current: tunnel,
             },
             queue,
+            leave,
+            process,
             status,
             serving,
         } = begun;
+        let gateway = match (tunnel, &self.request.gateway) {
+            ("http2_v1" | placing::QUEUE, GatewayChoice::Script(_)) => Some(LeftGateway::Script),
+            ("http2_v1" | placing::QUEUE, GatewayChoice::Builtin | GatewayChoice::Binary(_)) => {
+                Some(LeftGateway::Own)
+            }
+            _ => None,
+        };
+        let lease = match &self.request.target {
+            TargetSpec::Local | TargetSpec::Ssh(_) => None,
+            TargetSpec::Provider(target) => self.reach.lease().map(|held| LeftLease {
+                provider: target.spec.key.to_owned(),
+                id: held.lease.id.clone(),
+            }),
+        };
         let run_id = identity.run_id(&self.request.run_id).to_owned();
-        if let Some(state) = &self.state {
-            let port = match &listening {
-                Listening::Tcp { port } => Some(*port),
-                Listening::Unix { .. } | Listening::Url { .. } => None,
-            };
-            let digest = identity.digest.to_bytes();
-            let record = SessionRecord::new(session.id, self.runner.target(), tunnel, &run_id, digest);
-            let record = record.on_port(port);
-            state.record(&record).map_err(|error| configuration(&error))?;
-        }
-        Ok(OpenSession {
+        let opened = OpenSession {
             id: session.id,
             url: url(&listening),
             token,
@@ -335,11 +418,23 @@ impl Ground {
             run_id,
             runner: self.runner,
             status,
+            left: WhatIsLeft {
+                listening,
+                process,
+                gateway,
+                lease,
+                leave,
+            },
             session,
             reach: self.reach,
             state: self.state,
             serving,
-        })
+        };
+        if let Some(state) = &opened.state {
+            let record = opened.record_of(identity.digest);
+            state.record(&record).map_err(|error| configuration(&error))?;
+        }
+        Ok(opened)
     }
 }
 

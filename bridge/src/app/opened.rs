@@ -5,20 +5,21 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use policy::Token;
+use policy::{Token, TokenDigest};
 use runners::{CommandManagedRuntimeRunner, SecretText};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel::ladder::Attempt;
-use tunnel::{Status, TunnelEnd};
+use tunnel::queue::LeaveQueue;
+use tunnel::{Listening, ProcessPlace, Status, TunnelEnd};
 use uuid::Uuid;
 
 use super::OpenError;
 use super::environment::{Told, variables};
 use crate::placing::{self, Reach};
 use crate::session::Session;
-use crate::session::state::StateFolder;
+use crate::session::state::{LeftGateway, LeftLease, LeftProcess, SessionRecord, StateFolder};
 
 /// Callbacks under way get so long to end when a session is closed.
 const DRAINING: Duration = Duration::from_secs(5);
@@ -52,10 +53,22 @@ pub struct OpenSession {
     pub runner: Arc<dyn CommandManagedRuntimeRunner>,
     /// Told of every change of the tunnel.
     pub status: watch::Receiver<Status>,
+    pub(super) left: WhatIsLeft,
     pub(super) session: Arc<Session>,
     pub(super) reach: Reach,
     pub(super) state: Option<StateFolder>,
     pub(super) serving: Serving,
+}
+
+/// What a session would leave on its target if this process ended now.
+#[derive(Debug)]
+pub(super) struct WhatIsLeft {
+    pub(super) listening: Listening,
+    /// Told by the tunnel, also after a reconnect.
+    pub(super) process: ProcessPlace,
+    pub(super) gateway: Option<LeftGateway>,
+    pub(super) lease: Option<LeftLease>,
+    pub(super) leave: LeaveQueue,
 }
 
 /// The tunnel at work; ends with its owner.
@@ -132,6 +145,41 @@ impl OpenSession {
         }
     }
 
+    /// What a successor of this process needs to go on with it; `None` once its token is void.
+    ///
+    /// To be asked for anew when the status has become [`Status::Ready`] again, and after another token was taken.
+    #[must_use]
+    pub fn record(&self) -> Option<SessionRecord> {
+        self.session.token().map(|digest| self.record_of(digest))
+    }
+
+    pub(super) fn record_of(&self, digest: TokenDigest) -> SessionRecord {
+        let WhatIsLeft {
+            listening,
+            process,
+            gateway,
+            lease,
+            ..
+        } = &self.left;
+        let record = SessionRecord::new(
+            self.id,
+            self.runner.target(),
+            self.tunnel,
+            &self.run_id,
+            digest.to_bytes(),
+        );
+        SessionRecord {
+            process: process.process().map(|process| LeftProcess {
+                pid: process.pid,
+                start: process.start,
+            }),
+            gateway: *gateway,
+            queue_directory: self.queue_directory.clone(),
+            lease: lease.clone(),
+            ..record.listening(listening, &self.url)
+        }
+    }
+
     /// Told of every change of the ledger and the token; the daemon's own side of it.
     pub(crate) fn session(&self) -> &Arc<Session> {
         &self.session
@@ -158,6 +206,83 @@ impl OpenSession {
     pub(crate) fn revoke(&self) {
         self.session.revoke();
         self.serving.stop.cancel();
+    }
+
+    /// Ends this process's part in order and leaves the session for a successor, which goes on with [`Self::record`]:
+    /// callbacks under way get `patience`, then what listens on the target is taken down. The gateway of a queue stays,
+    /// with what waits in it, and so does a lease.
+    ///
+    /// # Errors
+    ///
+    /// [`Left`]: what could not be done in order; a successor takes that up, too.
+    pub(crate) async fn leave_within(self, patience: Duration) -> Result<(), Left> {
+        let Self {
+            session,
+            left,
+            reach,
+            mut serving,
+            runner,
+            tunnel,
+            ..
+        } = self;
+        let ended = if tunnel == placing::QUEUE {
+            // It takes nothing up from now on; what waits is answered by the successor, not refused by us.
+            let _first = left.leave.set(patience);
+            serving.stop.cancel();
+            let ended = tokio::time::timeout(patience + TAKING_DOWN, &mut serving.task).await;
+            session.drain(DRAINING.min(patience)).await;
+            ended
+        } else {
+            session.drain(patience).await;
+            serving.stop.cancel();
+            tokio::time::timeout(TAKING_DOWN, &mut serving.task).await
+        };
+        if let Some(audit) = &session.audit {
+            audit.ends("left to a successor");
+        }
+        drop(runner);
+        let gone_with = match reach {
+            Reach::Ssh(host) if Arc::strong_count(&host) == 1 => {
+                host.close().await;
+                GoneWith::Connection
+            }
+            Reach::Local | Reach::Ssh(_) => GoneWith::Nothing,
+            Reach::Leased(held) => {
+                held.leave().await;
+                GoneWith::Nothing
+            }
+        };
+        left_by(ended, gone_with).map_or(Ok(()), |left| Err(Left::on_target(left)))
+    }
+
+    /// Ends this process's part at once, because another daemon may have the session: its agent is cut, and nothing on the
+    /// target is touched that the other one may use by now.
+    pub(crate) async fn abandon(self) {
+        let Self {
+            session,
+            reach,
+            mut serving,
+            tunnel,
+            ..
+        } = self;
+        session.revoke();
+        if matches!(tunnel, "http2_v1" | placing::QUEUE) {
+            // Its gateway goes by the session's name, and may be the other daemon's.
+            serving.task.abort();
+        }
+        serving.stop.cancel();
+        let _ended = tokio::time::timeout(TAKING_DOWN, &mut serving.task).await;
+        if let Some(audit) = &session.audit {
+            audit.ends("taken over");
+        }
+        if let Reach::Leased(held) = reach {
+            held.leave().await;
+        }
+    }
+
+    /// Whether it can be gone on with: not where the lease under it is lost.
+    pub(crate) fn can_be_left(&self) -> bool {
+        !self.reach.lease().is_some_and(crate::leases::HeldLease::is_lost)
     }
 
     /// Ends the session in order: no new callbacks, those under way get five seconds, the listener on the target is

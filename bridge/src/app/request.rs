@@ -16,6 +16,7 @@ use uuid::Uuid;
 use crate::audit::Identities;
 use crate::secrets::{LiveSecret, Secrets};
 use crate::session::hold::Hold;
+use crate::session::state::SessionRecord;
 use crate::upstream::UpstreamSettings;
 
 /// Where the agent runs, as parsed from the operator's words.
@@ -154,6 +155,8 @@ pub struct SessionRequest {
     pub state_dir: Option<PathBuf>,
     /// A session that a predecessor left may be gone on with; its token is known to its agent only.
     pub resume: bool,
+    /// A session of an earlier process that is gone on with: the same name, token and place, or nothing.
+    pub returns: Option<SessionRecord>,
     /// Listen on a unix socket of this path on the target instead of a port.
     pub unix_socket: Option<PathBuf>,
     /// Go on although the listener is not on loopback.

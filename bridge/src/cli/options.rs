@@ -235,6 +235,7 @@ impl SessionOptions {
             streams: self.streams,
             state_dir: self.state_dir.clone(),
             resume: false,
+            returns: None,
             unix_socket: self.unix_socket.clone(),
             allow_exposed_forward: self.allow_exposed_forward,
             hold: None,

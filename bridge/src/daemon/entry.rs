@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use policy::TokenDigest;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -16,12 +16,17 @@ use super::asked::Kept;
 use super::events::Events;
 use super::shown::{Opened, Rung, SessionShown, time};
 use super::state::{Ending, SessionState, Standing};
+use crate::app::SessionRecord;
 use crate::session::hold::Hold;
 use crate::session::ledger::Ledger;
 use crate::store::{self, SessionRow};
 
 /// The variable of the token, which is shown once.
 const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
+/// Why a session is starting that an earlier process had.
+const RESTARTED: &str = "restarted";
+/// The store gets so long before somebody is told of a session that is not written down.
+const WRITING: Duration = Duration::from_secs(2);
 /// Orders that wait for a session's task.
 pub(super) const ORDERS: usize = 4;
 
@@ -65,6 +70,7 @@ struct Facts {
 pub(crate) struct Entry {
     pub(crate) kept: Kept,
     standing: watch::Sender<Standing>,
+    place: watch::Sender<Option<SessionRecord>>,
     ending: watch::Sender<Option<Ending>>,
     heard: Mutex<Instant>,
     facts: OnceLock<Facts>,
@@ -86,10 +92,12 @@ impl Entry {
         token: TokenDigest,
     ) -> (Arc<Self>, mpsc::Receiver<Order>) {
         let (orders, taken) = mpsc::channel(ORDERS);
-        let standing = Standing::new(SessionState::Starting, None, None);
+        let reason = kept.place.as_ref().map(|_| RESTARTED);
+        let standing = Standing::new(SessionState::Starting, reason, None);
         let entry = Arc::new(Self {
-            kept,
             standing: watch::Sender::new(standing),
+            place: watch::Sender::new(kept.place.clone()),
+            kept,
             ending: watch::Sender::new(None),
             heard: Mutex::new(Instant::now()),
             facts: OnceLock::new(),
@@ -118,6 +126,50 @@ impl Entry {
     /// Told of every change.
     pub(crate) fn watch(&self) -> watch::Receiver<Standing> {
         self.standing.subscribe()
+    }
+
+    /// What is to be written down of it now.
+    pub(crate) fn kept_now(&self) -> Kept {
+        let place = self.place.borrow().clone();
+        let token_sha256 = place.as_ref().map_or_else(
+            || self.kept.token_sha256.clone(),
+            |place| place.token_sha256.clone(),
+        );
+        Kept {
+            place,
+            token_sha256,
+            ..self.kept.clone()
+        }
+    }
+
+    /// A successor finds it there.
+    pub(super) fn takes_place(&self, now: Option<SessionRecord>) {
+        let changed = self.place.send_if_modified(|place| {
+            let changes = now.is_some() && *place != now;
+            if changes {
+                *place = now;
+            }
+            changes
+        });
+        if changed {
+            self.changes();
+        }
+    }
+
+    /// Writes it down before anybody is told of it: who knows a URL must not lose it with this process. Where the store
+    /// does not answer, that is done later.
+    pub(super) async fn written_down(&self) {
+        let Some(hold) = &self.hold else { return };
+        // It stays marked as changed: whoever writes an older row just now writes this one afterwards.
+        match tokio::time::timeout(WRITING, hold.save(&self.row())).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(
+                session = %self.id(),
+                error = &error as &dyn std::error::Error,
+                "a session is not written down yet"
+            ),
+            Err(_) => tracing::warn!(session = %self.id(), "a session is not written down yet"),
+        }
     }
 
     /// It stands elsewhere now; nothing happens where it stands so already, or has ended.
@@ -218,29 +270,21 @@ impl Entry {
     pub(super) fn row(&self) -> SessionRow {
         let standing = self.standing();
         let token = *self.token_sha256.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut row = row(&self.kept, token);
+        let kept = self.kept_now();
+        let mut row = row(&kept, token);
+        if let Some(place) = kept.place {
+            row.tunnel = Some(place.tunnel);
+            row.port = place.port;
+            row.unix_path = place.unix_path.map(|path| path.display().to_string());
+            row.url = place.url;
+        }
         standing.state.name().clone_into(&mut row.state);
         row.reason = standing.reason.map(str::to_owned);
         row.ready_at = self.ready.get().copied();
-        if let Some(facts) = self.facts.get() {
-            row.tunnel = Some(facts.tunnel.clone());
-            row.unix_path = facts.url.strip_prefix("unix:").map(str::to_owned);
-            row.port = facts
-                .url
-                .strip_prefix("http://127.0.0.1:")
-                .and_then(|port| port.parse().ok());
-            row.url = Some(facts.url.clone());
-        }
-        if standing.state == SessionState::Ended && self.ends_for_good() {
+        if standing.is_over_for_good() {
             row.ended_at = Some(standing.since);
         }
         row
-    }
-
-    /// Whether nobody is to bring it back: not so where its daemon ends, unless nobody was told of it yet.
-    fn ends_for_good(&self) -> bool {
-        let comes_back = matches!(*self.ending.borrow(), Some(Ending::Drained | Ending::TakenOver));
-        !comes_back || self.ready.get().is_none()
     }
 
     /// What its agent's process is given, without the token; `None` while it is being opened.
@@ -274,6 +318,7 @@ impl Entry {
             reason,
             detail,
             since,
+            ..
         } = self.standing();
         let facts = self.facts.get();
         let asked = &self.kept.asked;
@@ -284,8 +329,12 @@ impl Entry {
             detail,
             since: time(since),
             target: asked.target.clone(),
-            tunnel: facts.map(|facts| facts.tunnel.clone()),
-            url: facts.map(|facts| facts.url.clone()),
+            tunnel: facts
+                .map(|facts| facts.tunnel.clone())
+                .or_else(|| Some(self.place.borrow().as_ref()?.tunnel.clone())),
+            url: facts
+                .map(|facts| facts.url.clone())
+                .or_else(|| self.place.borrow().as_ref()?.url.clone()),
             run_id: self.kept.run_id.clone(),
             agent_id: asked.agent_id.clone(),
             company_id: asked.company_id.clone(),
@@ -307,6 +356,11 @@ impl Entry {
     }
 }
 
+/// Whether every daemon reaches the target, and owes nothing for it: an SSH host.
+fn is_host(target: &str) -> bool {
+    target != "local" && (target.starts_with("ssh://") || !target.contains(':'))
+}
+
 /// What is written down of a session when it is asked for.
 pub(super) fn row(kept: &Kept, token_sha256: [u8; 32]) -> SessionRow {
     let asked = &kept.asked;
@@ -317,7 +371,8 @@ pub(super) fn row(kept: &Kept, token_sha256: [u8; 32]) -> SessionRow {
         target: asked.target.clone(),
         // Plain values, which can always be written.
         request: serde_json::to_value(kept).unwrap_or_default(),
-        anywhere: asked.target != "local",
+        // A lease stands in the book of the daemon that took it; nobody else can give it back.
+        anywhere: is_host(&asked.target),
         tunnel: None,
         port: None,
         url: None,

@@ -4,7 +4,7 @@
 //! by one call for all of them, and what an earlier process left is taken back at the start. Not here: what is checked
 //! before each callback (`session/hold.rs`), how a session comes back (`returning.rs`), the rules of ownership (`store/`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -42,8 +42,8 @@ const FLUSHING: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub(crate) struct Left {
     pub(crate) kept: Kept,
-    pub(crate) row: SessionRow,
-    pub(crate) hold: Arc<Hold>,
+    /// By which it is served from now on; `None` where nothing is kept in a store.
+    pub(crate) hold: Option<Arc<Hold>>,
 }
 
 /// The store, and every session that is held in it.
@@ -124,7 +124,10 @@ impl Holding {
                 continue;
             }
             match serde_json::from_value::<Kept>(row.request.clone()) {
-                Ok(kept) => all.push(Left { kept, row, hold }),
+                Ok(kept) => all.push(Left {
+                    kept,
+                    hold: Some(hold),
+                }),
                 Err(error) => {
                     tracing::error!(
                         session = %row.id,
@@ -360,7 +363,7 @@ impl Daemon {
             return Ok(());
         };
         let left = holding.resume().await?;
-        self.bring_back(left).await;
+        self.bring_back(left);
         Ok(())
     }
 
@@ -383,11 +386,16 @@ impl Daemon {
         let Some(holding) = self.holding.as_ref().filter(|holding| holding.tenure.is_shared()) else {
             return;
         };
+        // Some may still be closing here, whose hold was lost.
+        let mut taken = BTreeMap::new();
         loop {
             if !self.is_draining() && self.living() < self.settings.most_sessions {
-                let taken = holding.take_over().await;
-                self.bring_back(taken).await;
+                let fresh = holding.take_over().await.into_iter();
+                taken.extend(fresh.map(|left| (left.kept.session, left)));
             }
+            let closing = self.table().living.keys().copied().collect::<BTreeSet<_>>();
+            let back = taken.extract_if(.., |id, _| !closing.contains(id));
+            self.bring_back(back.map(|(_, left)| left).collect());
             if timeout(TAKING_OVER, stop.cancelled()).await.is_ok() {
                 return;
             }
@@ -440,18 +448,5 @@ impl Daemon {
     /// What outlives this process, where something does.
     pub(super) fn store(&self) -> Option<&dyn Store> {
         self.holding.as_ref().map(|holding| &*holding.tenure.store)
-    }
-
-    /// Sessions that somebody had before, each claimed: they are opened again.
-    async fn bring_back(self: &Arc<Self>, left: Vec<Left>) {
-        let Some(holding) = &self.holding else { return };
-        for Left { kept, row, hold } in left {
-            tracing::warn!(
-                session = %kept.session,
-                run = kept.run_id,
-                "a session of an earlier process is not brought back; it has ended"
-            );
-            holding.gives_up(&hold, row, "daemon_restarted").await;
-        }
     }
 }

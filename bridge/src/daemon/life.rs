@@ -41,6 +41,8 @@ pub(super) struct Life {
     pub(super) orders: mpsc::Receiver<Order>,
     /// Callbacks under way get so long when it ends in order.
     pub(super) drain: Duration,
+    /// At the daemon's planned end it is left to a successor.
+    pub(super) leaves: bool,
     /// When its time is over.
     pub(super) expires: Instant,
 }
@@ -68,18 +70,10 @@ impl Life {
         };
         let end = match opened {
             Ok(session) => {
-                let opened = Opened::of(&session);
-                self.entry.opened(&opened, Arc::clone(&session.session().ledger));
-                self.metrics.session_opened(session.tunnel);
-                self.entry.stands(Standing::new(SessionState::Ready, None, None));
+                let opened = self.is_open(&session).await;
                 // Whoever asked may not have waited.
                 let _told = asked.send(Ok(opened));
-                let (ending, token) = self.watch_over(&session, digest).await;
-                let end = self.close(session, ending).await;
-                token
-                    .into_iter()
-                    .for_each(|token| self.events.forget_token(token));
-                end
+                self.to_its_end(session, digest).await
             }
             Err(why) => {
                 digest
@@ -90,8 +84,34 @@ impl Life {
                 end
             }
         };
+        self.over(end);
+    }
+
+    /// Nothing is left of it in this process.
+    pub(super) fn over(&self, end: Standing) {
         self.metrics.session_ended(end.reason.unwrap_or_default());
         self.entry.stands(end);
+    }
+
+    /// Its agent can call.
+    pub(super) async fn is_open(&self, session: &OpenSession) -> Opened {
+        let opened = Opened::of(session);
+        self.entry.opened(&opened, Arc::clone(&session.session().ledger));
+        self.entry.takes_place(session.record());
+        self.metrics.session_opened(session.tunnel);
+        self.entry.written_down().await;
+        self.entry.stands(Standing::new(SessionState::Ready, None, None));
+        opened
+    }
+
+    /// Watches over an open session until it has ended.
+    pub(super) async fn to_its_end(&mut self, session: OpenSession, digest: Option<TokenDigest>) -> Standing {
+        let (ending, token) = self.watch_over(&session, digest).await;
+        let end = self.close(session, ending).await;
+        token
+            .into_iter()
+            .for_each(|token| self.events.forget_token(token));
+        end
     }
 
     /// Until there is a reason to end it. With the token that is the session's then.
@@ -106,6 +126,8 @@ impl Life {
         tokio::pin!(lost);
         loop {
             self.entry.stands(Standing::of(&status.borrow_and_update()));
+            // After a reconnect another process serves it on its target.
+            self.entry.takes_place(session.record());
             let deadline = self.deadline();
             tokio::select! {
                 biased;
@@ -130,6 +152,16 @@ impl Life {
                     // The entry holds the other end for as long as we live.
                     None => return (Ending::Revoked, token),
                 },
+            }
+        }
+    }
+
+    /// Until it is over without anybody's word.
+    pub(super) async fn out_of_time(&self) -> Ending {
+        loop {
+            tokio::time::sleep_until(self.deadline()).await;
+            if let Some(ending) = self.overdue() {
+                return ending;
             }
         }
     }
@@ -175,6 +207,9 @@ impl Life {
         if let Some(before) = token.replace(digest) {
             self.events.forget_token(before);
         }
+        // Before it is told: an agent that has it must not lose it with this process.
+        self.entry.takes_place(session.record());
+        self.entry.written_down().await;
         Ok(shown.expose().to_owned())
     }
 
@@ -184,6 +219,11 @@ impl Life {
         // Whoever still waits for an order of his hears that it is over.
         self.orders.close();
         while self.orders.try_recv().is_ok() {}
+        if ending == Ending::TakenOver {
+            session.abandon().await;
+            return Standing::new(SessionState::Ended, Some(reason), detail).leaving();
+        }
+        let leaves = self.leaves && ending == Ending::Drained && session.can_be_left();
         // Before the state is told: who reads `draining` may rely on it.
         if ending.cuts() {
             session.revoke();
@@ -206,6 +246,11 @@ impl Life {
             }
             std::future::pending::<()>().await;
         };
+        if leaves {
+            let left = Box::pin(session.leave_within(patience)).await.err();
+            let detail = left.map(|left| format!("the session was not left in order: {left}"));
+            return Standing::new(SessionState::Ended, Some(reason), detail).leaving();
+        }
         let left = tokio::select! {
             closed = Box::pin(session.close_within(patience)) => closed.err(),
             () = cut => None,
@@ -219,7 +264,7 @@ impl Life {
 }
 
 /// Returns once somebody wishes that it end. Cancel safe.
-async fn wished(ending: &mut watch::Receiver<Option<Ending>>) -> Ending {
+pub(super) async fn wished(ending: &mut watch::Receiver<Option<Ending>>) -> Ending {
     let wish = ending.wait_for(Option::is_some).await;
     // Nobody can wish for anything any more.
     wish.ok()
@@ -255,19 +300,25 @@ async fn open(app: &App, request: SessionRequest, check_upstream: bool) -> Resul
     if check_upstream && let Err(why) = request.upstream.probe().await {
         return not_opened("upstream_unreachable", why);
     }
-    app.open(request).await.map_err(|error| match error {
-        OpenError::Configuration(detail) => NotOpened {
-            reason: "configuration",
-            detail,
-        },
-        OpenError::Unreachable(detail) => NotOpened {
-            reason: "target_unreachable",
-            detail,
-        },
-        OpenError::Refused { reason, detail } => NotOpened { reason, detail },
-        lost @ OpenError::LeaseLost(_) => NotOpened {
-            reason: "lease_lost",
-            detail: lost.to_string(),
-        },
-    })
+    app.open(request).await.map_err(NotOpened::from)
+}
+
+impl From<OpenError> for NotOpened {
+    fn from(error: OpenError) -> Self {
+        match error {
+            OpenError::Configuration(detail) => Self {
+                reason: "configuration",
+                detail,
+            },
+            OpenError::Unreachable(detail) => Self {
+                reason: "target_unreachable",
+                detail,
+            },
+            OpenError::Refused { reason, detail } => Self { reason, detail },
+            lost @ OpenError::LeaseLost(_) => Self {
+                reason: "lease_lost",
+                detail: lost.to_string(),
+            },
+        }
+    }
 }

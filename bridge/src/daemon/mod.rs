@@ -1,15 +1,17 @@
 //! The daemon: many sessions in one process, from the request for one to a day after its end.
 //!
 //! Here: [`Daemon`], the registry that the control API asks. In `asked` what a session is asked to be, in `life` the
-//! one task that each has, in `state` the states it goes through, in `entry` what is kept of it, in `events` what is
-//! told of it, in `holding` what is kept of it in the store. Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this
-//! process (`store/`). Read next: `life`.
+//! one task that each has, in `returning` how those of an earlier process come back, in `state` the states it goes
+//! through, in `entry` what is kept of it, in `holding` what is kept of it in the store, in `events` what is told of it.
+//! Not here: how it is spoken to (`control/`), how one session is opened (`app/`), what outlives this process (`store/`).
+//! Read next: `life`.
 
 mod settings;
 mod state;
 mod asked;
 mod entry;
 mod life;
+mod returning;
 mod table;
 mod reaping;
 mod events;
@@ -22,18 +24,19 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use policy::{Token, TokenDigest};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
 use crate::app::{App, Named, SessionRequest};
-use crate::audit::{Audit, Identities};
+use crate::audit::Audit;
 use crate::secrets::Secrets;
 use crate::session::Shared;
 use crate::session::identity::fresh_token;
 use crate::session::rates::RateTable;
+use crate::session::state::hex;
 use crate::store::Store;
 use crate::telemetry::metrics::Metrics;
 
@@ -101,6 +104,8 @@ pub struct Daemon {
     table: Mutex<Table>,
     lives: TaskTracker,
     draining: CancellationToken,
+    /// Turns of sessions that come back.
+    returning: Semaphore,
     started: SystemTime,
 }
 
@@ -108,7 +113,7 @@ impl Daemon {
     /// Nothing runs yet.
     #[must_use]
     pub fn new(
-        settings: DaemonSettings,
+        mut settings: DaemonSettings,
         secrets: Secrets,
         audit: Option<Arc<Audit>>,
         store: Option<Arc<dyn Store>>,
@@ -122,10 +127,14 @@ impl Daemon {
             rates: None,
         };
         let rates = RateTable::new(settings.rates.iter().copied());
-        let mut app = App::default().sharing(shared).with_rates(Arc::clone(&rates));
+        let mut app = App::default()
+            .sharing(shared)
+            .with_rates(Arc::clone(&rates))
+            .with_journal_in(&settings.state_dir);
         if let Some(audit) = &audit {
             app = app.with_audit(Arc::clone(audit));
         }
+        settings.keeps_sessions |= store.is_some();
         let holding = store.map(|store| Holding::new(store, settings.keep_outcomes));
         Arc::new(Self {
             holding,
@@ -139,6 +148,7 @@ impl Daemon {
             table: Mutex::default(),
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
+            returning: Semaphore::new(returning::AT_ONCE),
             started: SystemTime::now(),
         })
     }
@@ -177,13 +187,7 @@ impl Daemon {
         let token = fresh_token().map_err(CreateError::Failed)?;
         let (digest, shown) = (token.digest(), shown_at_once(&request, &token));
         request.named = Some(Named { id, token });
-        request.whose = Identities {
-            run: None,
-            agent: asked.agent_id.clone(),
-            company: asked.company_id.clone(),
-            issue: asked.issue_id.clone(),
-            environment: asked.environment_id.clone(),
-        };
+        request.whose = asked.whose();
         let created = SystemTime::now();
         let kept = Kept {
             session: id,
@@ -193,6 +197,8 @@ impl Daemon {
             created,
             expires: created + ttl,
             heartbeat,
+            token_sha256: hex(digest.to_bytes()),
+            place: None,
         };
         let (entry, orders) = self.written(kept, digest).await?;
         self.events.token_of(id, digest);
@@ -205,6 +211,7 @@ impl Daemon {
             metrics: Arc::clone(&self.metrics),
             orders,
             drain: self.settings.drain,
+            leaves: self.settings.keeps_sessions,
             expires: Instant::now() + ttl,
         };
         let daemon = Arc::clone(self);

@@ -32,7 +32,8 @@ impl Daemon {
         let reaper = Reaper::new(
             book,
             Box::new(move |record| providers.of_record(record, &secrets)),
-        );
+        )
+        .sparing(self.app.leases.spared.clone());
         let pass = reaper.pass(Which::All { provider: None }, &self.draining);
         let reaped = Box::pin(pass).await.map_err(|error| error.to_string())?;
         Ok(reaped

@@ -40,6 +40,8 @@ pub struct DaemonSettings {
     pub heartbeat: Duration,
     /// Callbacks under way get so long when the daemon ends.
     pub drain: Duration,
+    /// Sessions are written down, so that a successor of this process goes on with those that live at its planned end.
+    pub keeps_sessions: bool,
     /// Sessions that live at the same time.
     pub most_sessions: usize,
     /// What became of unsafe callbacks can be asked for so long.
@@ -67,6 +69,7 @@ impl DaemonSettings {
             ttl: TTL,
             heartbeat: HEARTBEAT,
             drain: DRAIN,
+            keeps_sessions: false,
             most_sessions: MOST_SESSIONS,
             keep_outcomes: KEEP_OUTCOMES,
             rates: Vec::new(),

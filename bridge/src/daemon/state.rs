@@ -61,6 +61,8 @@ pub(crate) struct Standing {
     /// One line for the operator.
     pub(crate) detail: Option<String>,
     pub(crate) since: SystemTime,
+    /// It has ended here and is left to a successor of this process.
+    pub(crate) left: bool,
 }
 
 impl Standing {
@@ -70,7 +72,18 @@ impl Standing {
             reason,
             detail,
             since: SystemTime::now(),
+            left: false,
         }
+    }
+
+    /// The same, with the session left to a successor of this process.
+    pub(crate) fn leaving(self) -> Self {
+        Self { left: true, ..self }
+    }
+
+    /// Whether nobody goes on with it.
+    pub(crate) fn is_over_for_good(&self) -> bool {
+        self.state == SessionState::Ended && !self.left
     }
 
     /// What a tunnel's status means for its session.

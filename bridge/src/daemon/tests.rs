@@ -47,12 +47,16 @@ fn kept() -> Kept {
         created: now,
         expires: now,
         heartbeat: None,
+        token_sha256: String::new(),
+        place: None,
     }
 }
 
 fn entry() -> Arc<Entry> {
     Entry::new(kept(), Arc::default(), None, TokenDigest::of(b"token")).0
 }
+
+mod coming_back;
 
 #[tokio::test]
 async fn a_daemon_that_is_full_takes_no_session_until_one_has_ended() {

@@ -126,6 +126,7 @@ fn request(
         streams: None,
         state_dir: None,
         resume: false,
+        returns: None,
         unix_socket: None,
         allow_exposed_forward: false,
         hold: None,

@@ -5,6 +5,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use runners::provider::{Lease, RelayRoute};
@@ -14,6 +15,8 @@ use tokio_util::sync::DropGuard;
 
 /// What a session's end waits for at most: the patience, and the call that was begun within it.
 const GIVING_BACK: Duration = Duration::from_secs(25);
+/// A call to the provider that is under way may take so long to be given up.
+const LEAVING: Duration = Duration::from_secs(5);
 
 /// A lease that a session uses. Dropped, it is given back.
 #[derive(Debug)]
@@ -32,6 +35,8 @@ pub(crate) struct HeldLease {
     pub(super) heard: watch::Receiver<Option<String>>,
     pub(super) fate: watch::Receiver<Fate>,
     pub(super) give_back: DropGuard,
+    /// Set before its end is asked for: it stays in the book for a successor of this process.
+    pub(super) left: Arc<AtomicBool>,
 }
 
 /// What has become of a lease.
@@ -74,6 +79,22 @@ impl HeldLease {
     /// Whether it is known to be lost.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(&*self.fate.borrow(), Fate::Lost(_)) || self.heard.borrow().is_some()
+    }
+
+    /// Leaves it in the book as it is, for a successor of this process that goes on with it.
+    pub(crate) async fn leave(self) {
+        let Self {
+            mut fate,
+            give_back,
+            left,
+            ..
+        } = self;
+        left.store(true, Ordering::Release);
+        drop(give_back);
+        let ended = fate.wait_for(|fate| matches!(fate, Fate::Ended(_)));
+        if tokio::time::timeout(LEAVING, ended).await.is_err() {
+            tracing::warn!("a lease was still in use when it was left to a successor");
+        }
     }
 
     /// Gives it back, and waits until the provider has confirmed that or it stands in the book as owed.

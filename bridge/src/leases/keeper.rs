@@ -5,6 +5,7 @@
 //! an end of its lease. Not here: the session's side of it (`held.rs`), what is owed from before (`reaper.rs`).
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use runners::provider::{Lease, Provider, ProviderError, ProviderSpec};
@@ -111,7 +112,16 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
     let asked = CancellationToken::new();
     let (fate_sender, fate) = watch::channel(Fate::Held);
     let (lost_sender, lost) = watch::channel(None);
-    let held = held(spec, &provider, &lease, &entry, lost_sender, asked.clone(), fate);
+    let left = Arc::new(AtomicBool::new(false));
+    let held = held(
+        spec,
+        &provider,
+        &lease,
+        &entry,
+        lost_sender,
+        fate,
+        (asked.clone(), Arc::clone(&left)),
+    );
     match held {
         Ok(held) => {
             tracing::info!(
@@ -138,6 +148,11 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
             let _ = taker.send(Err(error));
         }
     }
+    let end = if left.load(Ordering::Acquire) {
+        End::LeaveInTheBook
+    } else {
+        end
+    };
     let outcome = match end {
         End::GiveBack => give_back(entry, &provider).await,
         End::LetGo => {
@@ -164,8 +179,8 @@ fn held(
     lease: &Lease,
     entry: &Entry,
     lost: watch::Sender<Option<String>>,
-    asked: CancellationToken,
     fate: watch::Receiver<Fate>,
+    (asked, left): (CancellationToken, Arc<AtomicBool>),
 ) -> Result<HeldLease, LeaseError> {
     let fault = |error| LeaseError::provider(spec.key, "use the lease", error);
     Ok(HeldLease {
@@ -177,6 +192,7 @@ fn held(
         lease: lease.clone(),
         fate,
         give_back: asked.drop_guard(),
+        left,
     })
 }
 

@@ -31,7 +31,7 @@ use crate::app::ProviderConfig;
 pub(crate) use book::{BookError, LeaseBook, Line};
 pub(crate) use giving_back::GaveBack;
 pub(crate) use held::HeldLease;
-pub(crate) use reaper::{Reaped, Reaper, Which};
+pub(crate) use reaper::{Reaped, Reaper, Spared, Which};
 pub(crate) use record::{LeaseRecord, Stage};
 
 use book::Found;
@@ -93,6 +93,8 @@ pub(crate) struct Leases {
     stop: CancellationToken,
     /// Books that a task of ours looks through.
     reaped: Mutex<BTreeSet<PathBuf>>,
+    /// What a reaper of this process leaves alone.
+    pub(crate) spared: Spared,
 }
 
 impl Leases {

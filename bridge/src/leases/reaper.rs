@@ -3,8 +3,9 @@
 //! Here: [`Reaper`], one pass over the book and the task that makes passes while a session lasts. Two at once do not
 //! get in each other's way: whoever has an entry is alone with it. Not here: the call itself (`giving_back.rs`).
 
+use std::collections::BTreeSet;
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt as _};
@@ -24,10 +25,40 @@ const AT_ONCE: usize = 8;
 /// Makes the provider that a record speaks of.
 pub(crate) type Build = dyn Fn(&LeaseRecord) -> Result<Arc<dyn Provider>, String> + Send + Sync;
 
+/// Leases that sessions of an earlier process stand on and that are about to be gone on with. A clone is the same set.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Spared(Arc<Mutex<BTreeSet<(String, String)>>>);
+
+impl Spared {
+    /// This lease of this provider is not given back until [`Self::forget`].
+    pub(crate) fn spare(&self, provider: &str, id: &str) {
+        self.set().insert((provider.to_owned(), id.to_owned()));
+    }
+
+    /// Nobody is about to go on with it any more.
+    pub(crate) fn forget(&self, provider: &str, id: &str) {
+        self.set().remove(&(provider.to_owned(), id.to_owned()));
+    }
+
+    fn holds(&self, line: &Line) -> bool {
+        let lease = line
+            .record
+            .as_ref()
+            .ok()
+            .and_then(|record| Some((record.provider.clone(), record.id()?.to_owned())));
+        lease.is_some_and(|lease| self.set().contains(&lease))
+    }
+
+    fn set(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// Gives back what others left.
 pub(crate) struct Reaper {
     book: LeaseBook,
     build: Box<Build>,
+    spared: Spared,
 }
 
 /// Which entries a pass takes.
@@ -75,7 +106,16 @@ impl fmt::Debug for Reaper {
 
 impl Reaper {
     pub(crate) fn new(book: LeaseBook, build: Box<Build>) -> Self {
-        Self { book, build }
+        Self {
+            book,
+            build,
+            spared: Spared::default(),
+        }
+    }
+
+    /// The same, leaving alone what sessions are about to go on with.
+    pub(crate) fn sparing(self, spared: Spared) -> Self {
+        Self { spared, ..self }
     }
 
     /// Makes a pass now and then until told to stop; what is under way is brought to its end.
@@ -113,7 +153,7 @@ impl Reaper {
             .lines()
             .await?
             .into_iter()
-            .filter(|line| which.takes(line, now));
+            .filter(|line| which.takes(line, now) && !self.spared.holds(line));
         let reaped = stream::iter(lines)
             .map(|line| async move {
                 if stop.is_cancelled() {

@@ -131,7 +131,13 @@ async fn leased(
             requested_cwd: None,
             request_id: None,
         },
-        id: target.id.as_deref(),
+        // A session that goes on knows no other sandbox.
+        id: request
+            .returns
+            .as_ref()
+            .and_then(|record| record.lease.as_ref())
+            .map(|lease| lease.id.as_str())
+            .or(target.id.as_deref()),
         probed: target.probed,
         go_on: request.resume && request.state_dir.is_some(),
     };

@@ -18,16 +18,16 @@ use tunnel::http2::{Http2, Http2Options};
 use tunnel::ladder::Ladder;
 use tunnel::launch::{GatewayProgram, GatewayToken, Launcher, SessionName};
 use tunnel::local::Local;
-use tunnel::queue::{Bodies, Journal, Queue, QueueOptions, QueuePlace};
-use tunnel::ssh_reverse::{Bind, SshReverse, SshReverseOptions};
+use tunnel::queue::{Bodies, Journal, LeaveQueue, Queue, QueueOptions, QueuePlace};
+use tunnel::ssh_reverse::{Bind, EarlierLife, SshReverse, SshReverseOptions};
 use tunnel::worker::Relay;
-use tunnel::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
+use tunnel::{Callbacks, ProcessPlace, StatusReporter, TargetProcess, Tunnel, TunnelEnd};
 
 use super::Reach;
 use crate::app::{GatewayChoice, OpenError, Providers, SessionRequest, TunnelChoice};
 use crate::gateway;
 use crate::session::identity::Identity;
-use crate::session::state::StateFolder;
+use crate::session::state::SessionRecord;
 use crate::signing::EnvelopeSigner;
 
 /// Beyond the largest body and head, what an agent may have sent before anybody reads it.
@@ -40,12 +40,19 @@ const GATEWAY_MAX_BYTES: u64 = 32 * 1024 * 1024;
 /// The name of the tunnel whose gateway outlives us.
 pub(crate) const QUEUE: &str = "queue_v1";
 
+/// Opens the journal of a queue, where there is one beside its memory.
+pub(crate) type OpenJournal<'a> = dyn Fn() -> Result<Option<Journal>, OpenError> + Send + Sync + 'a;
+
 /// Where a session will listen.
 pub(crate) struct Placed {
     /// The tunnels that may be taken, best first.
     pub(crate) ladder: Ladder,
     /// Filled by the queue, where that is tried.
     pub(crate) queue: QueuePlace,
+    /// Says to the queue that it is left for a successor.
+    pub(crate) leave: LeaveQueue,
+    /// Told what a successor would have to end on the target.
+    pub(crate) process: ProcessPlace,
 }
 
 /// The tunnels that may be taken, best first.
@@ -58,18 +65,11 @@ pub(crate) fn ladder(
     runner: &Arc<dyn CommandManagedRuntimeRunner>,
     reach: &Reach,
     identity: &Identity,
-    state: Option<&StateFolder>,
+    journal: &OpenJournal<'_>,
     providers: &Providers,
 ) -> Result<Placed, OpenError> {
     let refused = |text: &str| Err(OpenError::Configuration(text.to_owned()));
-    let tunnels = Tunnels {
-        request,
-        runner,
-        shell: reach.shell(),
-        identity,
-        state,
-        queue_place: QueuePlace::default(),
-    };
+    let tunnels = Tunnels::new(request, runner, reach, identity, journal);
     let relay = |route: &RelayRoute| -> Box<dyn Tunnel> {
         Box::new(Relay::new(
             route.clone(),
@@ -77,10 +77,11 @@ pub(crate) fn ladder(
             providers.http(),
         ))
     };
-    let rungs = match (&request.tunnel, reach) {
+    let taken = request.returns.as_ref().map(|record| taken(record)).transpose()?;
+    let rungs = match (taken.as_ref().unwrap_or(&request.tunnel), reach) {
         // What a predecessor left is a queue; no other tunnel can go on with it.
         (TunnelChoice::Auto, _) if identity.resumes() => vec![tunnels.queue()?],
-        (TunnelChoice::Auto | TunnelChoice::Local, Reach::Local) => vec![tunnels.local()],
+        (TunnelChoice::Auto | TunnelChoice::Local, Reach::Local) => vec![tunnels.local()?],
         // No other tunnel listens on a socket: there is nothing to fall back to.
         (TunnelChoice::Auto, Reach::Ssh(host)) if request.unix_socket.is_some() => {
             vec![tunnels.reverse(host)]
@@ -113,7 +114,23 @@ pub(crate) fn ladder(
     Ok(Placed {
         ladder: Ladder::new(rungs),
         queue: tunnels.queue_place,
+        leave: tunnels.leave,
+        process: tunnels.process,
     })
+}
+
+/// The tunnel that a session goes on with: the one that its agent was told of.
+fn taken(record: &SessionRecord) -> Result<TunnelChoice, OpenError> {
+    match record.tunnel.as_str() {
+        "local" => Ok(TunnelChoice::Local),
+        "ssh-reverse" => Ok(TunnelChoice::SshReverse),
+        "http2_v1" => Ok(TunnelChoice::Http2),
+        QUEUE => Ok(TunnelChoice::Queue),
+        tunnel::worker::NAME => Ok(TunnelChoice::Worker),
+        other => Err(OpenError::Configuration(format!(
+            "the session was left with the tunnel {other}, which this version does not have"
+        ))),
+    }
 }
 
 /// Clears away what a predecessor left on the target, where its session is not gone on with.
@@ -131,14 +148,7 @@ pub(crate) async fn clear_predecessor(
     if identity.resumes() {
         return Ok(());
     }
-    let tunnels = Tunnels {
-        request,
-        runner,
-        shell: reach.shell(),
-        identity,
-        state: None,
-        queue_place: QueuePlace::default(),
-    };
+    let tunnels = Tunnels::new(request, runner, reach, identity, &|| Ok(None));
     let Some(queue) = tunnels.left()? else {
         return Ok(());
     };
@@ -158,27 +168,69 @@ struct Tunnels<'a> {
     runner: &'a Arc<dyn CommandManagedRuntimeRunner>,
     shell: Shell,
     identity: &'a Identity,
-    state: Option<&'a StateFolder>,
+    journal: &'a OpenJournal<'a>,
     queue_place: QueuePlace,
+    leave: LeaveQueue,
+    process: ProcessPlace,
 }
 
-impl Tunnels<'_> {
-    fn local(&self) -> Box<dyn Tunnel> {
-        Box::new(match &self.request.unix_socket {
-            Some(path) => Local::unix(path.clone()),
-            None => Local::tcp(),
-        })
+impl<'a> Tunnels<'a> {
+    fn new(
+        request: &'a SessionRequest,
+        runner: &'a Arc<dyn CommandManagedRuntimeRunner>,
+        reach: &Reach,
+        identity: &'a Identity,
+        journal: &'a OpenJournal<'a>,
+    ) -> Self {
+        Self {
+            request,
+            runner,
+            shell: reach.shell(),
+            identity,
+            journal,
+            queue_place: QueuePlace::default(),
+            leave: LeaveQueue::default(),
+            process: ProcessPlace::default(),
+        }
+    }
+
+    fn local(&self) -> Result<Box<dyn Tunnel>, OpenError> {
+        let Some(record) = self.returns() else {
+            return Ok(Box::new(match &self.request.unix_socket {
+                Some(path) => Local::unix(path.clone()),
+                None => Local::tcp(),
+            }));
+        };
+        match (&record.unix_path, record.port) {
+            (Some(path), _) => Ok(Box::new(Local::unix_again(path.clone()))),
+            (None, Some(port)) => Ok(Box::new(Local::tcp_again(port))),
+            (None, None) => Err(nowhere()),
+        }
+    }
+
+    /// What an earlier process left of this very session.
+    fn returns(&self) -> Option<&'a SessionRecord> {
+        self.request.returns.as_ref()
     }
 
     fn reverse(&self, host: &Arc<SshHost>) -> Box<dyn Tunnel> {
+        let earlier = self.returns();
+        let socket = match earlier {
+            Some(record) => record.unix_path.clone(),
+            None => self.request.unix_socket.clone(),
+        };
+        let port = earlier.and_then(|record| record.port).unwrap_or(0);
         let options = SshReverseOptions {
-            bind: self
-                .request
-                .unix_socket
-                .clone()
-                .map_or(Bind::Tcp { port: 0 }, |path| Bind::Unix { path }),
+            bind: socket.map_or(Bind::Tcp { port }, |path| Bind::Unix { path }),
             allow_exposed: self.request.allow_exposed_forward,
             stream_cap: stream_cap(&self.request.limits),
+            earlier: earlier.map(|record| EarlierLife {
+                sshd: record.process.as_ref().map(|process| TargetProcess {
+                    pid: process.pid,
+                    start: process.start.clone(),
+                }),
+            }),
+            process: self.process.clone(),
         };
         Box::new(SshReverse::new(Arc::clone(host), options))
     }
@@ -201,6 +253,8 @@ impl Tunnels<'_> {
         let options = Http2Options {
             max_body: self.request.limits.max_body,
             streams: self.request.streams,
+            // Its agent knows no other.
+            port: self.identity.port(),
             ..Http2Options::new(self.name()?, self.token())
         };
         Ok(Box::new(Http2::new(launcher, options)))
@@ -213,14 +267,15 @@ impl Tunnels<'_> {
         let max_body = usize::try_from(self.request.limits.max_body).unwrap_or(usize::MAX);
         let mut options = QueueOptions::new(self.name()?, self.token(), max_body);
         options.place = Arc::clone(&self.queue_place);
+        options.leave = Arc::clone(&self.leave);
+        options.again = self.returns().is_some();
         // Its agent knows no other.
         options.port = self.identity.port().unwrap_or(0);
         if let GatewayChoice::Script(path) = &self.request.gateway {
             options.bodies = bodies(&read(path)?);
         }
-        if let Some(state) = self.state {
-            options.journal = Journal::open(state.journal())
-                .map_err(|fault| OpenError::Configuration(with_causes(&fault)))?;
+        if let Some(journal) = (self.journal)()? {
+            options.journal = journal;
         }
         Ok(Box::new(Queue::new(launcher, options)))
     }
@@ -261,6 +316,10 @@ impl Tunnels<'_> {
             None => GatewayToken::from_digest(self.identity.digest.to_bytes()),
         }
     }
+}
+
+fn nowhere() -> OpenError {
+    OpenError::Configuration("it is not known where the session listened".to_owned())
 }
 
 /// An error and what was underneath, in one line.

@@ -16,7 +16,7 @@ use tokio::sync::Notify;
 use uuid::Uuid;
 
 use super::ledger::{Entry, Outcome, TOLD};
-use crate::store::{Claim, EntryOutcome, NewEntry, Store, StoreError};
+use crate::store::{Claim, EntryOutcome, NewEntry, SessionRow, Store, StoreError};
 
 /// What an owner's lease lasts for, by the store's clock.
 pub(crate) const LEASE: Duration = Duration::from_secs(10);
@@ -259,6 +259,16 @@ impl Hold {
     /// Whether the row is to be written anew; the next who asks hears no, unless there was another change.
     pub(crate) fn take_change(&self) -> bool {
         self.changed.swap(false, Ordering::AcqRel)
+    }
+
+    /// Writes its row down; `false` where it is another daemon's by now.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(crate) async fn save(&self, row: &SessionRow) -> Result<bool, StoreError> {
+        let saved = self.tenure.store.save(&self.claim, row).await;
+        saved.inspect_err(|error| self.tenure.fails(error))
     }
 
     /// Writes down that an unsafe callback is about to be sent, and whether it may be.

@@ -29,6 +29,9 @@ impl Identity {
         state: Option<&StateFolder>,
         target: &str,
     ) -> Result<Self, OpenError> {
+        if let Some(record) = &request.returns {
+            return Self::again(record, target);
+        }
         let recorded = match state {
             Some(state) => state
                 .predecessor()
@@ -68,6 +71,33 @@ impl Identity {
             }),
             None => Self::fresh(predecessor),
         }
+    }
+
+    /// A session that goes on: only here, because its agent knows nothing else.
+    fn again(record: &SessionRecord, target: &str) -> Result<Self, OpenError> {
+        if record.target != target {
+            return Err(OpenError::Refused {
+                reason: "target_changed",
+                detail: format!(
+                    "the session stands on {}, and its target is {target} by the configuration of now",
+                    record.target
+                ),
+            });
+        }
+        let digest = record.digest().ok_or_else(|| {
+            OpenError::Configuration("the digest of its token is not 64 hexadecimal digits".into())
+        })?;
+        Ok(Self {
+            session: record.session,
+            token: None,
+            digest: TokenDigest::from_bytes(digest),
+            predecessor: Some(record.clone()),
+        })
+    }
+
+    /// A new one, beside what this one left.
+    pub(crate) fn after(record: &SessionRecord) -> Result<Self, OpenError> {
+        Self::fresh(Some(record.clone()))
     }
 
     /// A new one, in place of a predecessor's that cannot be gone on with.

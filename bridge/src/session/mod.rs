@@ -196,6 +196,11 @@ impl Session {
             .is_some_and(|digest| digest.matches(presented))
     }
 
+    /// The digest of its token; `None` once that is void.
+    pub(crate) fn token(&self) -> Option<TokenDigest> {
+        self.token.load().as_deref().copied()
+    }
+
     /// From now on another token is this session's; the one before is void, also on connections that stand.
     pub(crate) fn takes_token(&self, digest: TokenDigest) {
         self.token.store(Some(Arc::new(digest)));

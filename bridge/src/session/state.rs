@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::{Deserialize, Serialize};
+use tunnel::Listening;
 use uuid::Uuid;
 
 /// A longer record is none of ours.
@@ -18,11 +19,11 @@ const RECORD_MAX_BYTES: u64 = 64 * 1024;
 const VERSION: u32 = 1;
 const RECORD: &str = "session.json";
 
-/// One session as it was written down.
+/// One session as it was written down: what it left on its target, and what its agent knows. It holds no secret.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct SessionRecord {
-    version: u32,
+pub struct SessionRecord {
+    pub(crate) version: u32,
     pub(crate) session: Uuid,
     /// In the operator's words, without a secret.
     pub(crate) target: String,
@@ -33,6 +34,54 @@ pub(crate) struct SessionRecord {
     /// Where it listened on the target.
     #[serde(default)]
     pub(crate) port: Option<u16>,
+    /// The same for a unix socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) unix_path: Option<PathBuf>,
+    /// What its agent calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) url: Option<String>,
+    /// What must be gone from the target before a successor listens there: the sshd process of an ssh-reverse. A gateway
+    /// is recorded on the target itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) process: Option<LeftProcess>,
+    /// Which program listened there, where one of ours or a peer's did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) gateway: Option<LeftGateway>,
+    /// Where its queue lies on the target.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) queue_directory: Option<String>,
+    /// The lease that it stands on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) lease: Option<LeftLease>,
+}
+
+/// A process on the target.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LeftProcess {
+    pub(crate) pid: u32,
+    /// Field 22 of its `/proc/PID/stat`.
+    pub(crate) start: String,
+}
+
+/// Which program listened on the target.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum LeftGateway {
+    /// Ours, which is given the token's digest.
+    Own,
+    /// A peer's script, which needs the token itself.
+    Script,
+}
+
+/// A provider's hold on the sandbox.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct LeftLease {
+    /// The provider's key.
+    pub(crate) provider: String,
+    /// The provider's own name of it.
+    pub(crate) id: String,
 }
 
 /// Why a state folder cannot be used.
@@ -87,34 +136,57 @@ impl SessionRecord {
             target: target.to_owned(),
             tunnel: tunnel.to_owned(),
             run_id: run_id.to_owned(),
-            token_sha256: token_sha256.iter().map(|byte| format!("{byte:02x}")).collect(),
+            token_sha256: hex(token_sha256),
             port: None,
+            unix_path: None,
+            url: None,
+            process: None,
+            gateway: None,
+            queue_directory: None,
+            lease: None,
         }
     }
 
-    /// The same, listening on this port of the target.
-    pub(crate) fn on_port(self, port: Option<u16>) -> Self {
-        Self { port, ..self }
+    /// The same, listening here for an agent that calls `url`.
+    pub(crate) fn listening(self, listening: &Listening, url: &str) -> Self {
+        let (port, unix_path) = match listening {
+            Listening::Tcp { port } => (Some(*port), None),
+            Listening::Unix { path } => (None, Some(path.clone())),
+            Listening::Url { .. } => (None, None),
+        };
+        Self {
+            port,
+            unix_path,
+            url: Some(url.to_owned()),
+            ..self
+        }
     }
 
     /// The digest of its token.
     pub(crate) fn digest(&self) -> Option<[u8; 32]> {
-        let mut digest = [0; 32];
-        if self.token_sha256.len() != 64 {
-            return None;
-        }
-        for (place, pair) in digest
-            .iter_mut()
-            .zip(self.token_sha256.as_bytes().chunks_exact(2))
-        {
-            let mut value = 0;
-            for digit in pair {
-                value = value * 16 + char::from(*digit).to_digit(16)?;
-            }
-            *place = u8::try_from(value).ok()?;
-        }
-        Some(digest)
+        unhex(&self.token_sha256)
     }
+}
+
+/// A digest as it is written down.
+pub(crate) fn hex(digest: [u8; 32]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The reverse of [`hex`].
+pub(crate) fn unhex(text: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    if text.len() != 64 {
+        return None;
+    }
+    for (place, pair) in digest.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+        let mut value = 0;
+        for digit in pair {
+            value = value * 16 + char::from(*digit).to_digit(16)?;
+        }
+        *place = u8::try_from(value).ok()?;
+    }
+    Some(digest)
 }
 
 impl StateFolder {
@@ -303,6 +375,25 @@ mod tests {
         );
         second.forget().unwrap();
         assert_eq!(second.predecessor().unwrap(), None);
+    }
+
+    #[test]
+    fn a_record_of_a_version_that_knew_less_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateFolder::open(folder.path()).unwrap();
+        let text = format!(
+            r#"{{"version":1,"session":"{}","target":"local","tunnel":"queue_v1","run_id":"r","token_sha256":"{}","port":4711}}"#,
+            Uuid::nil(),
+            "ab".repeat(32)
+        );
+        std::fs::write(folder.path().join("session.json"), text).unwrap();
+
+        let read = state.predecessor().unwrap().unwrap();
+
+        assert_eq!(
+            (read.port, read.digest(), read.process, read.lease),
+            (Some(4711), Some([0xab; 32]), None, None)
+        );
     }
 
     #[test]

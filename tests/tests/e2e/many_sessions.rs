@@ -142,6 +142,7 @@ fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: Strin
         streams: None,
         state_dir: None,
         resume: false,
+        returns: None,
         unix_socket: None,
         allow_exposed_forward: false,
         hold: None,

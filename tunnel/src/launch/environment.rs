@@ -75,7 +75,8 @@ impl GatewayEnvironment {
     ///
     /// # Errors
     ///
-    /// [`LaunchFault::Invalid`] where the token's text is needed and not known, or a value holds a line end.
+    /// [`LaunchFault::TokenNotKept`] where the token's text is needed and not known, [`LaunchFault::Invalid`] where a
+    /// value holds a line end.
     pub fn http2(
         kind: GatewayKind,
         token: &GatewayToken,
@@ -131,10 +132,7 @@ impl GatewayEnvironment {
         match (kind, &token.text) {
             (GatewayKind::Binary, _) => self.set(variable::TOKEN_SHA256, hex(&token.sha256)),
             (GatewayKind::Script, Some(text)) => self.set(variable::TOKEN, text.expose()),
-            (GatewayKind::Script, None) => Err(LaunchFault::Invalid(
-                "a gateway script needs the session's token, and only its digest was kept: open a new session"
-                    .to_owned(),
-            )),
+            (GatewayKind::Script, None) => Err(LaunchFault::TokenNotKept),
         }
     }
 

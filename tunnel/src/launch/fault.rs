@@ -39,6 +39,12 @@ pub enum LaunchFault {
     /// The target could not be reached.
     #[error("{0}")]
     Unreachable(String),
+    /// The peer's script needs the token itself, and only its digest was kept.
+    #[error(
+        "a gateway script needs the session's token, and only its digest was kept: open a new session, or use the \
+         built-in gateway, which comes back with the digest"
+    )]
+    TokenNotKept,
     /// What was asked for is not acceptable; nothing was done.
     #[error("{0}")]
     Invalid(String),
@@ -56,6 +62,7 @@ impl LaunchFault {
             Self::RouteBusy(_) => "route_busy",
             Self::ChannelOpenFailed(_) => "channel_open_failed",
             Self::Unreachable(_) => "unreachable",
+            Self::TokenNotKept => "token_not_kept",
             Self::Invalid(_) => "invalid_request",
         }
     }

@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, header};
 use http_body_util::{BodyExt as _, Full};
 use serde_json::json;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use wire::envelope::{
     EnvelopeBody, EnvelopeFault, INDETERMINATE, OUTCOME_HEADER, RequestEnvelope, ResponseEnvelope,
 };
@@ -76,6 +76,8 @@ pub(super) struct Desk {
     pub(super) max_body: usize,
     pub(super) response_timeout: Duration,
     pub(super) bodies: Bodies,
+    /// When it began, where an earlier host's journal is not ours: what came before may have been sent.
+    pub(super) taken_over: Option<Instant>,
 }
 
 /// What is to be done about a request.
@@ -103,14 +105,12 @@ impl Clock {
         }
     }
 
-    /// How long ago the gateway wrote this; zero where that cannot be told.
-    fn age(self, created_at: &str) -> Duration {
-        let (Some(ahead), Some(created)) = (self.ahead_seconds, stamp::read(created_at)) else {
-            return Duration::ZERO;
-        };
+    /// How long ago the gateway wrote this; `None` where that cannot be told.
+    fn age(self, created_at: &str) -> Option<Duration> {
+        let (ahead, created) = (self.ahead_seconds?, stamp::read(created_at)?);
         let ours = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let seconds = i128::from(ours.as_secs()) + ahead - i128::from(created.as_secs());
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        Some(Duration::from_secs(u64::try_from(seconds).unwrap_or(0)))
     }
 }
 
@@ -135,7 +135,8 @@ impl Desk {
                 return Decision::Answer(self.invalid(&id));
             }
         };
-        let age = clock.age(&envelope.created_at);
+        let written = clock.age(&envelope.created_at);
+        let age = written.unwrap_or_default();
         if age > self.response_timeout + CLOCK_SLACK {
             tracing::debug!(
                 session = self.session,
@@ -148,6 +149,12 @@ impl Desk {
             return Decision::Answer(self.invalid(&id));
         }
         let safe = is_safe(&envelope.method);
+        if !safe && self.may_have_been_sent(written) {
+            // Written down, so that it is not sent later either.
+            sent.store(true, Ordering::Release);
+            let _known = self.write_down(&id).await;
+            return Decision::Answer(self.indeterminate(&id));
+        }
         if !safe {
             match self.write_down(&id).await {
                 Some(Seen::Never) => sent.store(true, Ordering::Release),
@@ -171,6 +178,18 @@ impl Desk {
         }
         let answered = timeout(patience, self.ask(envelope, safe, &id)).await;
         answered.map_or(Decision::Forget, Decision::Answer)
+    }
+
+    /// Whether a host before us, whose journal is not ours, may have sent a request that was written so long ago.
+    fn may_have_been_sent(&self, written: Option<Duration>) -> bool {
+        let Some(since) = self.taken_over.map(|since| since.elapsed()) else {
+            return false;
+        };
+        match written {
+            Some(age) => age + CLOCK_SLACK >= since,
+            // Later, nobody waits for it any more.
+            None => since <= self.response_timeout + CLOCK_SLACK,
+        }
     }
 
     async fn parse(&self, id: &FileId, bytes: Bytes) -> Result<RequestEnvelope, EnvelopeFault> {

@@ -37,6 +37,9 @@ pub use journal::{Journal, JournalFault};
 /// Filled with the directory of a queue on its target, once that is known.
 pub type QueuePlace = Arc<OnceLock<String>>;
 
+/// Says that a queue that is stopped is left for a successor, and how long callbacks under way may take to end.
+pub type LeaveQueue = Arc<OnceLock<Duration>>;
+
 /// What a queue needs to know, whoever started its gateway.
 #[derive(Clone, Debug)]
 pub struct QueueOptions {
@@ -62,6 +65,11 @@ pub struct QueueOptions {
     pub batch_only: bool,
     /// The port that a gateway must listen on, because an agent was told so before; 0 lets the system choose.
     pub port: u16,
+    /// A queue that an earlier host of this session served: what fails at the start is tried again by the caller, so
+    /// nothing on the target is cleared away then.
+    pub again: bool,
+    /// Set before `stop` is cancelled: a successor takes the queue up, so that its gateway and what waits in it stay.
+    pub leave: LeaveQueue,
     /// Told where the queue lies.
     pub place: QueuePlace,
     /// Counts what is run on the target.
@@ -84,6 +92,8 @@ impl QueueOptions {
             bodies: Bodies::default(),
             batch_only: false,
             port: 0,
+            again: false,
+            leave: LeaveQueue::default(),
             place: QueuePlace::default(),
             executions: Arc::default(),
         }

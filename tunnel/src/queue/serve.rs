@@ -47,6 +47,10 @@ pub(super) async fn on_target(
         },
         () = stop.cancelled() => return TunnelEnd::Stopped,
     };
+    let taken_over = match is_taken_over(&options).await {
+        Ok(taken_over) => taken_over,
+        Err(end) => return end,
+    };
     let mut life = GatewayLife::new(launcher.clone(), installed, &options);
     // The first to say so is this session's only one.
     let _ = options.place.set(life.directory().to_owned());
@@ -56,6 +60,7 @@ pub(super) async fn on_target(
     };
     let port = match begun {
         Some(Ok(port)) => port,
+        Some(Err(fault)) if options.again => return refused(fault),
         Some(Err(fault)) => {
             let left = clean_up(&life, Instant::now() + STOP_LIMIT).await;
             if let Err(detail) = left {
@@ -67,6 +72,7 @@ pub(super) async fn on_target(
             }
             return refused(fault);
         }
+        None if options.again && options.leave.get().is_some() => return TunnelEnd::Stopped,
         None => return clean_end(clean_up(&life, Instant::now() + STOP_LIMIT).await),
     };
     let channel = channel(&launcher, &life, &options);
@@ -79,15 +85,27 @@ pub(super) async fn on_target(
         gateway: Some(&life),
         backoff: Backoff::default(),
     };
-    let mut worker = Worker::new(desk(&options, callbacks, listening));
+    let mut worker = Worker::new(Desk {
+        taken_over: taken_over.then(Instant::now),
+        ..desk(&options, callbacks, listening)
+    });
     let last = match session.run(&mut worker).await {
         Ok(last) => last,
         Err(fault) => {
-            let _ = clean_up(&life, Instant::now() + STOP_LIMIT).await;
+            if !options.again {
+                let _ = clean_up(&life, Instant::now() + STOP_LIMIT).await;
+            }
             return unusable(fault);
         }
     };
     let callbacks = worker.begun();
+    if let Some(patience) = options.leave.get() {
+        if let Some(queue) = last {
+            worker.leave_to_a_successor(queue, *patience).await;
+        }
+        tell(&options, callbacks);
+        return TunnelEnd::Stopped;
+    }
     let deadline = Instant::now() + STOP_LIMIT;
     // The gateway takes no more requests from the first moment on; callers that wait get their answers meanwhile.
     let finish = async {
@@ -162,8 +180,26 @@ fn tell(options: &QueueOptions, callbacks: u64) {
     );
 }
 
+/// Whether what an earlier host has sent is unknown: its journal is not ours.
+async fn is_taken_over(options: &QueueOptions) -> Result<bool, TunnelEnd> {
+    let (journal, session) = (options.journal.clone(), options.session.as_str().to_owned());
+    let known = tokio::task::spawn_blocking(move || journal.opens(&session)).await;
+    match known {
+        Ok(Ok(known)) => Ok(options.again && !known),
+        Ok(Err(fault)) => Err(TunnelEnd::Refused {
+            reason: "journal_unusable",
+            detail: fault.to_string(),
+        }),
+        Err(error) => Err(TunnelEnd::Refused {
+            reason: "journal_unusable",
+            detail: error.to_string(),
+        }),
+    }
+}
+
 fn desk(options: &QueueOptions, callbacks: Arc<dyn Callbacks>, listening: Listening) -> Desk {
     Desk {
+        taken_over: None,
         callbacks,
         journal: options.journal.clone(),
         session: options.session.as_str().to_owned(),

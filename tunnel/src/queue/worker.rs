@@ -165,6 +165,41 @@ impl Worker {
         let _ = tokio::time::timeout_at(deadline, rest).await;
     }
 
+    /// Lets what is being served end and its answers be written, within `limit`, and takes nothing up: what waits in the
+    /// directory is the successor's.
+    pub(super) async fn leave_to_a_successor(&mut self, mut queue: OpenQueue, limit: Duration) {
+        let clock = Clock::read(queue.clock);
+        let ended = timeout(limit, async {
+            loop {
+                let open = self.known.values().any(|state| !matches!(state, State::Over));
+                if !open && self.pending.is_empty() {
+                    return;
+                }
+                tokio::select! {
+                    biased;
+                    Some(served) = self.serving.join_next(), if !self.serving.is_empty() => self.served(served),
+                    permit = queue.orders.reserve(), if !self.pending.is_empty() => match permit {
+                        Ok(permit) => if let Some(order) = self.pending.pop_front() { permit.send(order) },
+                        Err(_) => return,
+                    },
+                    found = queue.found.recv() => match found {
+                        Some(Ok(Found::Request { .. })) => {}
+                        Some(Ok(found)) => if self.take(found, clock).is_err() { return },
+                        Some(Err(_)) | None => return,
+                    },
+                }
+            }
+        })
+        .await;
+        if ended.is_err() {
+            tracing::debug!(
+                session = self.desk.session,
+                "callbacks were still under way when the queue was left to a successor"
+            );
+        }
+        self.serving.abort_all();
+    }
+
     /// Answers what is still being served: what may have been sent by its outcome, the rest as not sent.
     fn give_up(&mut self) {
         let serving: Vec<(FileId, bool)> = self

@@ -13,13 +13,15 @@ use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use runners::RunnerError;
-use runners::shell::StartedProcess;
+use runners::shell::{Scope, StartedProcess};
 use runners::ssh::{Backoff, Connection, Forward, ForwardError, SshHost};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::listeners::Exposure;
-use crate::{AgentStream, Callbacks, Listening, Status, StatusReporter, Tunnel, TunnelEnd};
+use crate::{
+    AgentStream, Callbacks, Listening, ProcessPlace, Status, StatusReporter, TargetProcess, Tunnel, TunnelEnd,
+};
 use check::Finding;
 
 /// Connections of one session served at a time; further ones wait in the listener's queue, and beyond it are refused.
@@ -28,6 +30,8 @@ const STREAM_LIMIT: usize = 512;
 const STOP_LIMIT: Duration = Duration::from_secs(5);
 /// A half-dead sshd that holds our port gets so long after `TERM`; a stopped one never reacts to that.
 const HALF_DEAD_GRACE: Duration = Duration::from_millis(300);
+/// An earlier life's port that is not free yet is asked for so often before it is told that it is taken.
+const RETURN_ATTEMPTS: u32 = 6;
 /// Unread bytes that one connection may hold: a body of 10 MiB and 64 KiB, a head, and 256 KiB.
 pub const DEFAULT_STREAM_CAP: usize = (10 * 1024 + 64 + 32 + 256) * 1024;
 
@@ -55,6 +59,17 @@ pub struct SshReverseOptions {
     pub allow_exposed: bool,
     /// Unread bytes that one connection may hold before it is cut (`channel_overrun`).
     pub stream_cap: usize,
+    /// What an earlier life of the session left; `bind` is then what its agent knows.
+    pub earlier: Option<EarlierLife>,
+    /// Told which process serves the listener there.
+    pub process: ProcessPlace,
+}
+
+/// What an earlier life of a session left on its target.
+#[derive(Clone, Debug, Default)]
+pub struct EarlierLife {
+    /// The sshd process that served it; `None` where the target has no `/proc`.
+    pub sshd: Option<TargetProcess>,
 }
 
 impl Default for SshReverseOptions {
@@ -63,6 +78,8 @@ impl Default for SshReverseOptions {
             bind: Bind::Tcp { port: 0 },
             allow_exposed: false,
             stream_cap: DEFAULT_STREAM_CAP,
+            earlier: None,
+            process: ProcessPlace::default(),
         }
     }
 }
@@ -76,17 +93,25 @@ pub struct SshReverse {
     kept: Option<Listening>,
     /// The sshd process that serves our connection, should it stay behind half dead.
     sshd: Option<StartedProcess>,
+    /// Attempts to have an earlier life's port again.
+    attempts: u32,
 }
 
 impl SshReverse {
     /// A tunnel that listens once it is served.
     #[must_use]
     pub fn new(host: Arc<SshHost>, options: SshReverseOptions) -> Self {
+        let earlier = options.earlier.as_ref().and_then(|earlier| earlier.sshd.clone());
         Self {
             host,
             options,
             kept: None,
-            sshd: None,
+            sshd: earlier.map(|sshd| StartedProcess {
+                pid: sshd.pid,
+                scope: Scope::LeaderOnly,
+                start: Some(sshd.start),
+            }),
+            attempts: 0,
         }
     }
 }
@@ -197,10 +222,18 @@ impl SshReverse {
             ListenFault::Unreachable(detail) | ListenFault::Lost(detail) if !has_listened => {
                 Some(TunnelEnd::Unreachable(detail))
             }
-            ListenFault::PortTaken(detail) if !has_listened => Some(TunnelEnd::Refused {
-                reason: "port_taken",
-                detail,
-            }),
+            ListenFault::PortTaken(detail) if !has_listened => {
+                self.attempts += 1;
+                if self.options.earlier.is_some() && self.attempts < RETURN_ATTEMPTS {
+                    // What served the earlier life may just be ending.
+                    self.end_half_dead().await;
+                    return None;
+                }
+                Some(TunnelEnd::Refused {
+                    reason: self.taken(),
+                    detail,
+                })
+            }
             ListenFault::Unreachable(detail) => {
                 status.set(Status::Reconnecting {
                     reason: "unreachable",
@@ -226,6 +259,14 @@ impl SshReverse {
         }
     }
 
+    /// Who has the port: without the process of the earlier life nobody can tell it from somebody else's.
+    fn taken(&self) -> &'static str {
+        match &self.options.earlier {
+            Some(EarlierLife { sshd: None }) => "port_held",
+            Some(EarlierLife { sshd: Some(_) }) | None => "port_taken",
+        }
+    }
+
     /// Ends what is left of the sshd that served our last connection, if it is still that very process.
     async fn end_half_dead(&mut self) {
         let Some(sshd) = self.sshd.take() else { return };
@@ -246,6 +287,10 @@ impl SshReverse {
             .connection()
             .await
             .map_err(|error| ListenFault::Unreachable(error.to_string()))?;
+        if self.kept.is_none() && self.options.earlier.is_some() {
+            // Before anything of ours is opened: it may still serve what nobody may serve any more.
+            self.end_half_dead().await;
+        }
         let cap = self.options.stream_cap;
         let (forward, listening) = match self
             .kept
@@ -268,8 +313,14 @@ impl SshReverse {
         let port = forward.port();
         let finding = check::inspect(&self.host, &connection, port).await;
         let Finding { sshd, exposure } = finding;
-        if sshd.is_some() {
-            self.sshd = sshd;
+        if let Some(sshd) = sshd {
+            if let Some(start) = &sshd.start {
+                self.options.process.set(TargetProcess {
+                    pid: sshd.pid,
+                    start: start.clone(),
+                });
+            }
+            self.sshd = Some(sshd);
         }
         let verified = match (&listening, exposure) {
             // No other machine reaches a unix socket.
@@ -303,7 +354,9 @@ impl SshReverse {
             })?;
         let cap = self.options.stream_cap;
         match connection.forward_unix(text, cap).await {
-            Err(ForwardError::UnixRefused { .. }) if self.kept.is_some() => {
+            Err(ForwardError::UnixRefused { .. })
+                if self.kept.is_some() || self.options.earlier.is_some() =>
+            {
                 check::remove_socket(connection, text).await;
                 connection.forward_unix(text, cap).await.map_err(forward_fault)
             }

@@ -16,7 +16,8 @@ use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::app::{ProviderConfig, SessionRequest};
+use crate::app::{ProviderConfig, SessionRecord, SessionRequest};
+use crate::audit::Identities;
 use crate::config::model::UpstreamConfig;
 use crate::secrets::Secrets;
 use crate::upstream::{Deadlines, UpstreamSettings};
@@ -200,6 +201,17 @@ impl NewSession {
         }
     }
 
+    /// Whose it is; the run is told apart from these.
+    pub(crate) fn whose(&self) -> Identities {
+        Identities {
+            run: None,
+            agent: self.agent_id.clone(),
+            company: self.company_id.clone(),
+            issue: self.issue_id.clone(),
+            environment: self.environment_id.clone(),
+        }
+    }
+
     /// Every field that only the daemon's own user may bring: each names a file or a place of the daemon's, or lets a
     /// command run here.
     #[must_use]
@@ -323,4 +335,10 @@ pub(crate) struct Kept {
     pub(crate) created: SystemTime,
     pub(crate) expires: SystemTime,
     pub(crate) heartbeat: Option<Duration>,
+    /// The digest of the token that is its agent's now, in hexadecimal digits.
+    #[serde(default)]
+    pub(crate) token_sha256: String,
+    /// Where it stands, once it has been open.
+    #[serde(default)]
+    pub(crate) place: Option<SessionRecord>,
 }

@@ -2,6 +2,7 @@
 
 mod sessions;
 mod ending;
+mod returning;
 mod peers;
 mod api;
 mod configured;

@@ -6,7 +6,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::fs::{File, OpenOptions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
@@ -96,6 +96,8 @@ type Key = (Box<str>, FileId);
 
 #[derive(Debug, Default)]
 struct Table {
+    /// Whose queues were served with this journal.
+    sessions: BTreeSet<Box<str>>,
     answered: HashMap<Key, bool>,
     order: VecDeque<Key>,
 }
@@ -103,6 +105,8 @@ struct Table {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum Event {
+    /// Its queue is served with this journal.
+    Opened,
     Sent,
     Answered,
     /// The session is over, and its queue gone.
@@ -150,6 +154,29 @@ impl Journal {
             path,
             state: Mutex::new(state),
         })))
+    }
+
+    /// The queue of this session is served with this journal from now on. Says whether it was so before: if not, the
+    /// journal does not know what an earlier host has sent. Blocks until that is on disk.
+    ///
+    /// # Errors
+    ///
+    /// [`JournalFault`] where it cannot be written down.
+    pub fn opens(&self, session: &str) -> Result<bool, JournalFault> {
+        let session = short(session);
+        let file = {
+            let mut state = self.state();
+            if state.table.sessions.contains(&session) {
+                return Ok(true);
+            }
+            state.append(&self.0.path, Event::Opened, &session, None)?;
+            state.table.sessions.insert(session);
+            state.file.clone()
+        };
+        if let Some(file) = file {
+            file.sync_data().map_err(|source| io(&self.0.path, source))?;
+        }
+        Ok(false)
     }
 
     /// Writes down that a callback is about to be sent, and says what is known of it. Blocks until that is on disk.
@@ -240,6 +267,9 @@ impl State {
     /// Writes what still counts into a new file and puts it in the old one's place.
     fn compact(&mut self, path: &Path) -> Result<(), JournalFault> {
         let mut text = Vec::new();
+        for session in &self.table.sessions {
+            text.extend(line(Event::Opened, session, None));
+        }
         for key in &self.table.order {
             text.extend(line(Event::Sent, &key.0, Some(&key.1)));
             if self.table.answered.get(key) == Some(&true) {
@@ -303,7 +333,12 @@ impl Table {
                 (Event::Closed, None) => {
                     table.close(&line.session);
                 }
-                (Event::Sent | Event::Answered, None) | (Event::Closed, Some(_)) => return Err(malformed()),
+                (Event::Opened, None) => {
+                    table.sessions.insert(line.session);
+                }
+                (Event::Sent | Event::Answered, None) | (Event::Opened | Event::Closed, Some(_)) => {
+                    return Err(malformed());
+                }
             }
         }
         Ok(table)
@@ -334,7 +369,8 @@ impl Table {
         let before = self.order.len();
         self.order.retain(|key| &*key.0 != session);
         self.answered.retain(|key, _| &*key.0 != session);
-        self.order.len() != before
+        let known = self.sessions.remove(session);
+        known || self.order.len() != before
     }
 }
 

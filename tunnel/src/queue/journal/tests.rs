@@ -35,6 +35,24 @@ fn what_was_sent_is_known_after_a_restart() {
 }
 
 #[test]
+fn whose_queue_it_knows_is_known_after_a_restart_until_that_is_closed() {
+    let (_folder, path) = place();
+    let journal = Journal::open(&path).unwrap();
+    assert!(!journal.opens("s").unwrap());
+    assert!(!journal.opens("over").unwrap());
+    assert!(journal.opens("s").unwrap());
+    journal.close("over").unwrap();
+    drop(journal);
+
+    // Read once, and once more as it was compacted.
+    drop(Journal::open(&path).unwrap());
+    let journal = Journal::open(&path).unwrap();
+
+    assert!(journal.opens("s").unwrap());
+    assert!(!journal.opens("over").unwrap());
+}
+
+#[test]
 fn a_torn_last_line_is_cut_off_and_the_next_line_stands_alone() {
     let (_folder, path) = place();
     let journal = Journal::open(&path).unwrap();

@@ -1,0 +1,228 @@
+//! How sessions of an earlier process come back.
+//!
+//! Here: [`Daemon::bring_back`], and the life of a session until its agent can call again at the very place that it
+//! knows: the same name, token, port or socket, or none. Not here: who wrote the sessions down, and what became of
+//! callbacks that were under way; what is done on a target (`placing/`, the tunnels). Read next: `life`.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use policy::TokenDigest;
+use runners::ssh::Backoff;
+use tokio::time::Instant;
+
+use super::asked::Understood;
+use super::entry::Entry;
+use super::holding::Left;
+use super::life::{Life, NotOpened, wished};
+use super::state::{Ending, SessionState, Standing};
+use super::{CreateError, Daemon};
+use crate::app::{OpenSession, SessionRecord, SessionRequest};
+use crate::session::state::unhex;
+
+/// Sessions that are being opened at the same moment; each has its connection and a few commands under way.
+pub(super) const AT_ONCE: usize = 256;
+/// What ended while nobody was there gets so long to be cleared away.
+const CLEARING: Duration = Duration::from_secs(60);
+
+impl Daemon {
+    /// Takes sessions of an earlier process up again, each by a task of its own that opens it as soon as it can.
+    ///
+    /// They are `starting`, reason `restarted`, and count as heard of now. What the configuration says today holds for
+    /// them. A session that had never been open ends: nobody can know where its agent looks for it.
+    pub(crate) fn bring_back(self: &Arc<Self>, sessions: Vec<Left>) {
+        // All of them before any is opened, so that nobody gives back what another one stands on.
+        for lease in sessions
+            .iter()
+            .filter_map(|left| left.kept.place.as_ref()?.lease.as_ref())
+        {
+            self.app.leases.spared.spare(&lease.provider, &lease.id);
+        }
+        for left in sessions {
+            self.bring_one_back(left);
+        }
+    }
+
+    fn bring_one_back(self: &Arc<Self>, Left { kept, hold }: Left) {
+        let (id, place) = (kept.session, kept.place.clone());
+        let digest = unhex(&kept.token_sha256)
+            .or_else(|| place.as_ref()?.digest())
+            .map(TokenDigest::from_bytes);
+        let place = place.zip(digest);
+        // One that nobody shows, where there is none.
+        let digest = digest.unwrap_or_else(|| TokenDigest::from_bytes([0; 32]));
+        let left = kept.expires.duration_since(SystemTime::now()).unwrap_or_default();
+        let (entry, orders) = Entry::new(kept, Arc::clone(&self.events), hold, digest);
+        self.table().living.insert(id, Arc::clone(&entry));
+        if let Some(holding) = &self.holding {
+            holding.holds(&entry);
+        }
+        if self.is_draining() {
+            entry.end(Ending::Drained);
+        }
+        if place.is_some() {
+            self.events.token_of(id, digest);
+        }
+        let life = Life {
+            app: Arc::clone(&self.app),
+            entry,
+            events: Arc::clone(&self.events),
+            metrics: Arc::clone(&self.metrics),
+            orders,
+            drain: self.settings.drain,
+            leaves: self.settings.keeps_sessions,
+            expires: Instant::now() + left,
+        };
+        let daemon = Arc::clone(self);
+        self.lives.spawn(async move {
+            match place {
+                Some((place, digest)) => Box::pin(life.come_back(&daemon, place, digest)).await,
+                None => life.over(Standing::new(
+                    SessionState::Ended,
+                    Some("restarted"),
+                    Some("it was not open yet when the daemon ended; make a new one".to_owned()),
+                )),
+            }
+            daemon.over(id);
+        });
+    }
+
+    /// What the session is asked to be, by the configuration of now.
+    async fn asked_again(&self, entry: &Entry, place: &SessionRecord) -> Result<SessionRequest, NotOpened> {
+        let kept = &entry.kept;
+        let understood = self.understood(&kept.asked).await;
+        let Understood { mut request, .. } = understood.map_err(|error| NotOpened {
+            reason: "configuration",
+            detail: told(error),
+        })?;
+        request.run_id.clone_from(&kept.run_id);
+        request.whose = kept.asked.whose();
+        request.returns = Some(place.clone());
+        request.hold = entry.hold().cloned();
+        Ok(request)
+    }
+}
+
+impl Life {
+    /// Opens it at its place as soon as that can be had, and ends when it has ended.
+    async fn come_back(mut self, daemon: &Arc<Daemon>, place: SessionRecord, digest: TokenDigest) {
+        let end = match self.until_back(daemon, &place).await {
+            Ok(session) => {
+                if let Some(lease) = &place.lease {
+                    // Its task has it, so that no reaper can.
+                    self.app.leases.spared.forget(&lease.provider, &lease.id);
+                }
+                self.is_open(&session).await;
+                tracing::info!(session = %session.id, tunnel = session.tunnel, "a session of an earlier process is back");
+                self.to_its_end(session, Some(digest)).await
+            }
+            Err(end) => {
+                self.events.forget_token(digest);
+                if end.is_over_for_good() {
+                    self.clear(daemon, &place).await;
+                }
+                end
+            }
+        };
+        self.over(end);
+    }
+
+    /// Tries until it is open, or how it ended before.
+    async fn until_back(&self, daemon: &Arc<Daemon>, place: &SessionRecord) -> Result<OpenSession, Standing> {
+        let mut ending = self.entry.ending();
+        let over = async {
+            tokio::select! {
+                biased;
+                ending = wished(&mut ending) => ending,
+                ending = self.out_of_time() => ending,
+            }
+        };
+        tokio::pin!(over);
+        let mut backoff = Backoff::default();
+        loop {
+            // Boxed: opening is by far the largest future here, and is gone once it is done.
+            let tried = tokio::select! {
+                biased;
+                ending = &mut over => return Err(self.not_back(&ending)),
+                tried = Box::pin(self.try_again(daemon, place)) => tried,
+            };
+            let why = match tried {
+                Ok(session) => return Ok(session),
+                Err(why) => why,
+            };
+            if matches!(why.reason, "token_not_kept" | "lease_lost") {
+                return Err(Standing::new(
+                    SessionState::Ended,
+                    Some(why.reason),
+                    Some(why.detail),
+                ));
+            }
+            let state = match why.reason {
+                "target_unreachable" => SessionState::Reconnecting,
+                _ => SessionState::Degraded,
+            };
+            tracing::debug!(
+                session = %self.entry.id(),
+                reason = why.reason,
+                detail = why.detail,
+                "a session of an earlier process is not back yet"
+            );
+            self.entry
+                .stands(Standing::new(state, Some(why.reason), Some(why.detail)));
+            tokio::select! {
+                biased;
+                ending = &mut over => return Err(self.not_back(&ending)),
+                () = tokio::time::sleep(backoff.next_jittered()) => {}
+            }
+        }
+    }
+
+    async fn try_again(&self, daemon: &Daemon, place: &SessionRecord) -> Result<OpenSession, NotOpened> {
+        let _turn = daemon.returning.acquire().await;
+        let request = daemon.asked_again(&self.entry, place).await?;
+        // Neither the credential nor the Paperclip API is asked for first: an agent is told of them by each answer.
+        Ok(self.app.open(request).await?)
+    }
+
+    fn not_back(&self, ending: &Ending) -> Standing {
+        let end = Standing::new(SessionState::Ended, Some(ending.reason()), ending.detail());
+        if *ending == Ending::TakenOver || self.leaves && *ending == Ending::Drained {
+            return end.leaving();
+        }
+        end
+    }
+
+    /// What it left on its target is nobody's any more.
+    async fn clear(&self, daemon: &Arc<Daemon>, place: &SessionRecord) {
+        let cleared = async {
+            match daemon.asked_again(&self.entry, place).await {
+                Ok(request) => Box::pin(self.app.clear_left(request, place)).await,
+                Err(why) => {
+                    tracing::warn!(session = %place.session, detail = why.detail, "what a session left on its target ends by itself");
+                }
+            }
+        };
+        if tokio::time::timeout(CLEARING, cleared).await.is_err() {
+            tracing::warn!(session = %place.session, "what a session left on its target could not be cleared away in time");
+        }
+    }
+}
+
+/// Everything that is wrong, in one line.
+fn told(error: CreateError) -> String {
+    match error {
+        CreateError::Mistakes(mistakes) => mistakes
+            .into_iter()
+            .map(|mistake| match mistake.field.as_str() {
+                "" => mistake.detail,
+                field => format!("{field}: {}", mistake.detail),
+            })
+            .collect::<Vec<_>>()
+            .join("; "),
+        error @ (CreateError::Reserved(_)
+        | CreateError::Draining
+        | CreateError::Full(_)
+        | CreateError::Unwritten(_)
+        | CreateError::Failed(_)) => error.to_string(),
+    }
+}
