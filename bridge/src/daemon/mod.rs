@@ -17,6 +17,7 @@ mod reaping;
 mod events;
 mod shown;
 mod holding;
+mod elsewhere;
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};

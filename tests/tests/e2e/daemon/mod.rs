@@ -6,6 +6,7 @@ mod returning;
 mod peers;
 mod api;
 mod configured;
+mod kept;
 
 use std::time::Duration;
 
