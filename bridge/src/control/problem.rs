@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::daemon::{CreateError, Mistake, NotOpened, RotateError};
+use crate::store::StoreError;
 
 /// Why a request was not carried out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -58,6 +59,15 @@ impl Problem {
                 lines.join("; "),
             )
         }
+    }
+
+    /// The store did not do what it was asked.
+    pub(crate) fn of_store(error: &StoreError) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            "store_unavailable",
+            crate::placing::with_causes(error),
+        )
     }
 
     pub(crate) fn unknown_session() -> Self {

@@ -18,6 +18,7 @@ use crate::daemon::{
     Created, Daemon, Ending, Entry, EnvironmentShown, NewSession, NotOpened, Opened, Rotated, SessionShown,
     SessionState, SessionsShown,
 };
+use crate::store::StoreError;
 
 /// Whether to wait.
 #[derive(Debug, Deserialize, IntoParams)]
@@ -135,7 +136,10 @@ pub(super) async fn show(
     State(daemon): State<Arc<Daemon>>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionShown>, Problem> {
-    Ok(Json(named(&daemon, &id)?.shown()))
+    match named(&daemon, &id) {
+        Ok(entry) => Ok(Json(entry.shown())),
+        Err(unknown) => elsewhere(&id, unknown, |id| daemon.elsewhere(id)).await,
+    }
 }
 
 /// Shows what the agent's process is given, without the token.
@@ -174,13 +178,16 @@ pub(super) async fn revoke(
     State(daemon): State<Arc<Daemon>>,
     Path(id): Path<String>,
 ) -> Result<Json<SessionShown>, Problem> {
-    let entry = named(&daemon, &id)?;
-    Ok(Json(revoked(&entry).await))
+    let entry = match named(&daemon, &id) {
+        Ok(entry) => entry,
+        Err(unknown) => return elsewhere(&id, unknown, |id| daemon.revoke_elsewhere(id)).await,
+    };
+    Ok(Json(revoked(&daemon, &entry).await))
 }
 
 /// Ends a session, and shows it once its callers are cut.
-pub(crate) async fn revoked(entry: &Entry) -> SessionShown {
-    entry.end(Ending::Revoked);
+pub(crate) async fn revoked(daemon: &Daemon, entry: &Entry) -> SessionShown {
+    daemon.revoke(entry).await;
     // Its task cuts the callers before it says so.
     let mut standing = entry.watch();
     let cut =
@@ -240,6 +247,22 @@ pub(super) async fn heartbeat(
             Ok(Json(entry.shown()))
         }
     }
+}
+
+/// A session that this daemon does not have, and the store may know.
+async fn elsewhere<F>(
+    id: &str,
+    unknown: Problem,
+    ask: impl FnOnce(Uuid) -> F,
+) -> Result<Json<SessionShown>, Problem>
+where
+    F: Future<Output = Result<Option<SessionShown>, StoreError>>,
+{
+    let Ok(id) = Uuid::parse_str(id) else {
+        return Err(unknown);
+    };
+    let shown = ask(id).await.map_err(|error| Problem::of_store(&error))?;
+    shown.map(Json).ok_or(unknown)
 }
 
 fn named(daemon: &Daemon, id: &str) -> Result<Arc<Entry>, Problem> {

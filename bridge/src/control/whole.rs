@@ -57,6 +57,7 @@ pub(super) async fn status(State(daemon): State<Arc<Daemon>>) -> Json<StatusShow
     responses(
         (status = 200, description = "As `/_bridge/outcome/ID` tells it, with the session.", body = Object),
         (status = 400, description = "`key:` without a session.", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "The store cannot be read.", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nothing is known of it.", body = Problem, content_type = "application/problem+json"),
     )
 )]
@@ -71,12 +72,8 @@ pub(super) async fn outcome(
             "session: name the session as well; callers of two sessions may have used one key",
         ));
     }
-    let found = daemon
-        .sessions()
-        .into_iter()
-        .rev()
-        .filter(|entry| place.session.is_none_or(|session| session == entry.id()))
-        .find_map(|entry| Some((entry.id(), entry.ledger()?.look_up(&id)?)));
+    let found = daemon.outcome(place.session, &id).await;
+    let found = found.map_err(|error| Problem::of_store(&error))?;
     let unknown = || {
         Problem::new(
             StatusCode::NOT_FOUND,

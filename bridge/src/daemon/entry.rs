@@ -190,6 +190,14 @@ impl Entry {
         }
     }
 
+    /// Writes down that it is to end before anybody is told so: a process that is killed now must not bring it back.
+    pub(super) async fn ends_for_good(&self) {
+        let Some(hold) = &self.hold else { return };
+        if !matches!(tokio::time::timeout(WRITING, hold.revoke()).await, Ok(Ok(_))) {
+            tracing::warn!(session = %self.id(), "the end of a session is not written down yet");
+        }
+    }
+
     /// It stands elsewhere now; nothing happens where it stands so already, or has ended.
     pub(super) fn stands(&self, now: Standing) {
         let changed = self.standing.send_if_modified(|standing| {

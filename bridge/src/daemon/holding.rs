@@ -4,7 +4,7 @@
 //! by one call for all of them, and what an earlier process left is taken back at the start. Not here: what is checked
 //! before each callback (`session/hold.rs`), how a session comes back (`returning.rs`), the rules of ownership (`store/`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -17,7 +17,8 @@ use super::Daemon;
 use super::asked::Kept;
 use super::entry::Entry;
 use super::state::{Ending, SessionState};
-use crate::session::hold::{BootTime, Hold, LEASE, Tenure};
+use crate::session::hold::{self, BootTime, Hold, LEASE, Tenure};
+use crate::session::ledger;
 use crate::store::{Claim, SessionRow, Store, StoreError};
 
 /// Claims on a store that several daemons have are renewed so often.
@@ -26,6 +27,10 @@ const RENEWING: Duration = Duration::from_secs(3);
 const RENEWING_ALONE: Duration = Duration::from_hours(1);
 /// A store that does not work is tried again so often.
 const RETRYING: Duration = Duration::from_secs(1);
+/// Sessions that another daemon has lost are looked for so often.
+const TAKING_OVER: Duration = Duration::from_secs(2);
+/// At most so many at a time, so that others get their share.
+const TAKEN_AT_ONCE: u32 = 64;
 /// A renewal gets at least so long, also where the deadline of a hold is over already.
 const LEAST: Duration = Duration::from_secs(1);
 /// What is too old is removed so often.
@@ -39,6 +44,8 @@ pub(crate) struct Left {
     pub(crate) kept: Kept,
     /// By which it is served from now on; `None` where nothing is kept in a store.
     pub(crate) hold: Option<Arc<Hold>>,
+    /// It was to end, and what it left is to be cleared away.
+    pub(crate) revoked: bool,
 }
 
 /// The store, and every session that is held in it.
@@ -57,10 +64,6 @@ impl Holding {
             held: Mutex::default(),
             keep,
         }
-    }
-
-    pub(crate) fn store(&self) -> &dyn Store {
-        &*self.tenure.store
     }
 
     /// Writes a new session down.
@@ -118,14 +121,11 @@ impl Holding {
             let open = self.tenure.store.mark_indeterminate(&claim, reason).await?;
             let hold = self.tenure.hold(claim, sent);
             tracing::info!(session = %row.id, fence = %claim.fence, open, "taken on from the store");
-            if row.revoked {
-                self.gives_up(&hold, row, Ending::Revoked.reason()).await;
-                continue;
-            }
             match serde_json::from_value::<Kept>(row.request.clone()) {
                 Ok(kept) => all.push(Left {
                     kept,
                     hold: Some(hold),
+                    revoked: row.revoked,
                 }),
                 Err(error) => {
                     tracing::error!(
@@ -268,7 +268,8 @@ impl Holding {
                 continue;
             }
             let over = entry.state() == SessionState::Ended;
-            match self.tenure.store.save(hold.claim(), &entry.row()).await {
+            let row = entry.row();
+            match self.tenure.store.save(hold.claim(), &row).await {
                 Ok(true) => {}
                 Ok(false) => {
                     self.tenure.look.notify_one();
@@ -281,9 +282,36 @@ impl Holding {
                 }
             }
             if over {
+                if self.tenure.is_shared() && row.anywhere && row.ended_at.is_none() {
+                    self.releases(hold).await;
+                }
                 self.forget(entry.id());
             }
         }
+    }
+
+    /// Left in order: another daemon need not wait for the lease to run out.
+    async fn releases(&self, hold: &Hold) {
+        hold.lose();
+        if let Err(error) = self.tenure.store.release(hold.claim()).await {
+            self.tenure.fails(&error);
+        }
+    }
+
+    /// Takes what other daemons have lost, and what nobody has.
+    async fn take_over(&self) -> Vec<Left> {
+        if self.tenure.is_broken() {
+            return Vec::new();
+        }
+        let (store, sent) = (&self.tenure.store, BootTime::now());
+        let taken = async {
+            let taken = store.take_over(store.daemon(), self.tenure.lease(), TAKEN_AT_ONCE);
+            self.left(taken.await?, sent, "owner_lost").await
+        };
+        taken.await.unwrap_or_else(|error| {
+            self.tenure.fails(&error);
+            Vec::new()
+        })
     }
 
     /// At the end: what has not been written yet is, where that can be.
@@ -344,10 +372,80 @@ impl Daemon {
             return pending().await;
         };
         tokio::join!(
+            self.take_over(stop.clone()),
             holding.renew(stop.clone()),
             holding.write(stop.clone()),
             holding.sweep(stop)
         );
         holding.flush().await;
+    }
+
+    /// Takes sessions over from daemons that have lost them, until `stop`.
+    async fn take_over(self: &Arc<Self>, stop: CancellationToken) {
+        let Some(holding) = self.holding.as_ref().filter(|holding| holding.tenure.is_shared()) else {
+            return;
+        };
+        // Some may still be closing here, whose hold was lost.
+        let mut taken = BTreeMap::new();
+        loop {
+            if !self.is_draining() && self.living() < self.settings.most_sessions {
+                let fresh = holding.take_over().await.into_iter();
+                taken.extend(fresh.map(|left| (left.kept.session, left)));
+            }
+            let closing = self.table().living.keys().copied().collect::<BTreeSet<_>>();
+            let back = taken.extract_if(.., |id, _| !closing.contains(id));
+            self.bring_back(back.map(|(_, left)| left).collect());
+            if timeout(TAKING_OVER, stop.cancelled()).await.is_ok() {
+                return;
+            }
+        }
+    }
+
+    /// What became of a callback, also of one that another process sent; with its session.
+    ///
+    /// # Errors
+    ///
+    /// It is not known here, and the store cannot be read.
+    pub(crate) async fn outcome(
+        &self,
+        session: Option<Uuid>,
+        id: &str,
+    ) -> Result<Option<(Uuid, ledger::Entry)>, StoreError> {
+        let known = self
+            .sessions()
+            .into_iter()
+            .rev()
+            .filter(|entry| session.is_none_or(|session| session == entry.id()))
+            .find_map(|entry| Some((entry.id(), entry.ledger()?.look_up(id)?)));
+        let (None, Some(holding)) = (&known, &self.holding) else {
+            return Ok(known);
+        };
+        let store = &*holding.tenure.store;
+        if let Some(session) = session {
+            let found = hold::look_up(store, session, id).await?;
+            return Ok(found.map(|entry| (session, entry)));
+        }
+        let Ok(request_id) = Uuid::parse_str(id) else {
+            return Ok(None);
+        };
+        let found = store.entry(request_id).await?;
+        Ok(found.map(|row| (row.session, ledger::Entry::from(row))))
+    }
+
+    /// Ends a session at once, also for whoever would bring it back.
+    pub(crate) async fn revoke(&self, entry: &Entry) {
+        entry.end(Ending::Revoked);
+        let Some(holding) = &self.holding else { return };
+        if entry.hold().is_some_and(|hold| !hold.is_lost())
+            && let Err(error) = holding.tenure.store.revoke(entry.id()).await
+        {
+            // Its row says so as soon as it can be written.
+            holding.tenure.fails(&error);
+        }
+    }
+
+    /// What outlives this process, where something does.
+    pub(super) fn store(&self) -> Option<&dyn Store> {
+        self.holding.as_ref().map(|holding| &*holding.tenure.store)
     }
 }

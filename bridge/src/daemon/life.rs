@@ -250,6 +250,7 @@ impl Life {
         // Before the state is told: who reads `draining` may rely on it.
         if ending.cuts() {
             session.revoke();
+            self.entry.ends_for_good().await;
         }
         self.entry.stands(Standing::new(
             SessionState::Draining,

@@ -21,6 +21,7 @@ mod events;
 mod traffic;
 mod shown;
 mod holding;
+mod elsewhere;
 
 use std::collections::BTreeMap;
 use std::path::Path;

@@ -43,7 +43,7 @@ impl Daemon {
         }
     }
 
-    fn bring_one_back(self: &Arc<Self>, Left { kept, hold }: Left) {
+    fn bring_one_back(self: &Arc<Self>, Left { kept, hold, revoked }: Left) {
         let (id, place) = (kept.session, kept.place.clone());
         let digest = unhex(&kept.token_sha256)
             .or_else(|| place.as_ref()?.digest())
@@ -57,7 +57,9 @@ impl Daemon {
         if let Some(holding) = &self.holding {
             holding.holds(&entry);
         }
-        if self.is_draining() {
+        if revoked {
+            entry.end(Ending::Revoked);
+        } else if self.is_draining() {
             entry.end(Ending::Drained);
         }
         if place.is_some() {

@@ -271,6 +271,16 @@ impl Hold {
         saved.inspect_err(|error| self.tenure.fails(error))
     }
 
+    /// Writes down that it is to end, so that nobody goes on with it.
+    ///
+    /// # Errors
+    ///
+    /// The store's.
+    pub(crate) async fn revoke(&self) -> Result<bool, StoreError> {
+        let revoked = self.tenure.store.revoke(self.claim.session).await;
+        revoked.inspect_err(|error| self.tenure.fails(error))
+    }
+
     /// Writes down that an unsafe callback is about to be sent, and whether it may be.
     ///
     /// # Errors

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bridge::secrets::Secret;
 use bridge::store::{
-    self, Claim, Durability, EntryRow, Hold, NewEntry, SessionRow, Store, StoreError, StoreSettings, StoreUrl,
+    self, Claim, EntryRow, Hold, NewEntry, SessionRow, Store, StoreError, StoreSettings, StoreUrl,
 };
 use paperclip_bridge_tests::postgres::Cluster;
 use paperclip_bridge_tests::within;

@@ -42,7 +42,11 @@ async fn left(asked: NewSession) -> (Kept, String) {
 }
 
 fn taken<const N: usize>(sessions: [Kept; N]) -> Vec<Left> {
-    let without_a_store = |kept| Left { kept, hold: None };
+    let without_a_store = |kept| Left {
+        kept,
+        hold: None,
+        revoked: false,
+    };
     sessions.into_iter().map(without_a_store).collect()
 }
 
@@ -124,7 +128,7 @@ async fn a_rotated_token_is_the_one_that_comes_back() {
 async fn a_port_that_somebody_took_is_waited_for_and_never_another_one_is_taken() {
     let (kept, token) = left(local()).await;
     let (session, port) = (kept.session, port(&kept));
-    let taken = TcpListener::bind(("127.0.0.1", port)).unwrap();
+    let squatter = TcpListener::bind(("127.0.0.1", port)).unwrap();
     let daemon = keeping();
 
     daemon.bring_back(taken([kept]));
@@ -132,7 +136,7 @@ async fn a_port_that_somebody_took_is_waited_for_and_never_another_one_is_taken(
     let entry = daemon.session(session).unwrap();
     let standing = until(&entry, SessionState::Degraded, Some("port_taken")).await;
     assert!(standing.detail.unwrap().contains(&port.to_string()));
-    drop(taken);
+    drop(squatter);
     until(&entry, SessionState::Ready, None).await;
     assert!(whoami(port, &token).await.starts_with("HTTP/1.1 200"));
 }

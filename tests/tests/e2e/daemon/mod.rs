@@ -13,6 +13,7 @@ mod policies;
 mod tcp;
 mod traces;
 mod fuzzed;
+mod kept;
 
 use std::time::Duration;
 
