@@ -99,6 +99,7 @@ impl Hosted {
                 process_bodies: Budget::new(PROCESS_BODY_BYTES),
                 shared: Shared::default(),
             },
+            None,
         );
         let (reporter, status) = StatusReporter::new();
         let stop = CancellationToken::new();

@@ -1,5 +1,7 @@
 //! Two rule files over each other, and denials that are only reported.
 
+#![cfg(test)]
+
 use policy::{Ask, Denial, Mode, Pack, PolicyFile, Reason, Rules, Ruling, Target, Verdict};
 
 const CONFIGURED: &str = r#"

@@ -20,6 +20,7 @@ use super::environment::{Told, variables};
 use crate::placing::{self, Reach};
 use crate::session::Session;
 use crate::session::state::{LeftGateway, LeftLease, LeftProcess, SessionRecord, StateFolder};
+use crate::upstream::UpstreamSettings;
 
 /// Callbacks under way get so long to end when a session is closed.
 const DRAINING: Duration = Duration::from_secs(5);

@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use policy::{Limits, RateLimit, Token};
 use runners::provider::ProviderSpec;

@@ -130,10 +130,6 @@ pub(crate) fn read_text(path: &Path) -> Result<String, Failure> {
     Ok(text)
 }
 
-pub(crate) fn read_file(path: &Path) -> Result<PolicyFile, Failure> {
-    PolicyFile::parse(&read_text(path)?).map_err(|mistakes| refused(path, &mistakes))
-}
-
 pub(crate) fn refused(path: &Path, mistakes: &Mistakes) -> Failure {
     let file = path.display().to_string();
     Failure::new(Exit::Configuration, "the policy is refused").listing(mistakes.in_file(&file).to_string())

@@ -40,6 +40,7 @@ pub(crate) async fn reload(arguments: &ReloadArguments) -> Result<Exit, Failure>
         }
         error @ (ClientError::Problem(_)
         | ClientError::NoDaemon { .. }
+        | ClientError::Unusable(_)
         | ClientError::Broken(_)
         | ClientError::Late(_)) => failure(error),
     })?;

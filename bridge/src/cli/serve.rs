@@ -109,7 +109,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         None => Ops::bind(settings.ops).await,
     };
     let ops = ops.map_err(unusable)?;
-    let (drain, dashboard) = (settings.drain, settings.dashboard);
+    let dashboard = settings.dashboard;
     let daemon = Daemon::new(settings, secrets, audit, Some(store));
     daemon.resume().await.map_err(|error| {
         Failure::new(Exit::Failed, "what is in the store cannot be taken on").because(error)

@@ -85,8 +85,7 @@ pub(super) fn source(file: Option<PathBuf>, flags: Vec<Flag>) -> Source {
         let refused = |Refused { mistakes, .. }| ReloadRefused { mistakes };
         let Effective { config, .. } = checked(file.as_deref(), flags.clone()).map_err(refused)?;
         // Its places are those of the daemon that runs.
-        let nowhere = PathBuf::new();
-        let mut settings = DaemonSettings::new(nowhere.clone(), nowhere, config.listeners.ops.address);
+        let mut settings = DaemonSettings::new(PathBuf::new(), config.listeners.ops.address);
         follow(&config, &mut settings).map_err(refused)?;
         Ok((config, settings))
     })

@@ -104,7 +104,7 @@ impl Control {
     /// One line, where the socket has no path.
     pub(crate) fn passed(
         listener: std::os::unix::net::UnixListener,
-        allow_uids: Vec<u32>,
+        allow_uids: AllowedUids,
     ) -> Result<Self, String> {
         let fault = |error: io::Error| format!("the control socket that was passed cannot be used: {error}");
         let address = listener.local_addr().map_err(fault)?;

@@ -178,8 +178,8 @@ async fn readyz(State(daemon): State<Arc<Daemon>>) -> Response {
 }
 
 /// What keeps the daemon from being ready.
-pub(super) fn faults(daemon: &Daemon) -> BTreeMap<String, String> {
-    let checks = checks(daemon).into_iter();
+pub(super) async fn faults(daemon: &Daemon) -> BTreeMap<String, String> {
+    let checks = checks(daemon).await.into_iter();
     checks
         .filter_map(|(name, fault)| Some((name.to_owned(), fault?)))
         .collect()

@@ -45,7 +45,7 @@ pub(super) struct WaitingForEnd {
 )]
 pub(super) async fn status(State(daemon): State<Arc<Daemon>>) -> Json<StatusShown> {
     Json(StatusShown {
-        faults: faults(&daemon),
+        faults: faults(&daemon).await,
         ..daemon.status()
     })
 }

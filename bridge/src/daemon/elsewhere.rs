@@ -5,7 +5,7 @@
 use uuid::Uuid;
 
 use super::asked::Kept;
-use super::{Daemon, SessionShown, SessionState, time};
+use super::{Daemon, SessionShown, SessionState, Traffic, time};
 use crate::store::{SessionRow, StoreError};
 
 impl Daemon {
@@ -62,6 +62,8 @@ fn shown(row: &SessionRow) -> Option<SessionShown> {
         issue_id: row.issue_id.clone(),
         environment_id: row.environment_id.clone(),
         lease: None,
+        traffic: Traffic::default(),
+        last_callback_at: None,
         ladder: Vec::new(),
         uid: kept.uid,
         created_at: time(row.created_at),

@@ -388,7 +388,7 @@ impl Daemon {
         // Some may still be closing here, whose hold was lost.
         let mut taken = BTreeMap::new();
         loop {
-            if !self.is_draining() && self.living() < self.settings.most_sessions {
+            if !self.is_draining() && self.living() < self.settings.load().most_sessions {
                 let fresh = holding.take_over().await.into_iter();
                 taken.extend(fresh.map(|left| (left.kept.session, left)));
             }

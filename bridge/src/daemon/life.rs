@@ -76,7 +76,7 @@ impl Life {
                 let opened = self.is_open(&session).await;
                 // Whoever asked may not have waited.
                 let _told = asked.send(Ok(opened));
-                self.to_its_end(session, digest).await
+                self.until_its_end(session, digest).await
             }
             Err(why) => {
                 digest
@@ -109,7 +109,11 @@ impl Life {
     }
 
     /// Watches over an open session until it has ended.
-    pub(super) async fn to_its_end(&mut self, session: OpenSession, digest: Option<TokenDigest>) -> Standing {
+    pub(super) async fn until_its_end(
+        &mut self,
+        session: OpenSession,
+        digest: Option<TokenDigest>,
+    ) -> Standing {
         self.app.neighbours.look(&session);
         let (ending, token) = self.watch_over(&session, digest).await;
         let end = self.close(session, ending).await;
@@ -231,6 +235,7 @@ impl Life {
             | Ending::OwnerGone
             | Ending::HeartbeatMissed
             | Ending::TunnelEnded
+            | Ending::TakenOver
             | Ending::LeaseLost(_) => settings.session_drain,
         }
     }

@@ -13,6 +13,7 @@ use tokio::sync::Mutex;
 
 use super::{Daemon, DaemonSettings, Mistake, Reloaded};
 use crate::config::{Config, leaves};
+use crate::service::Notifier;
 
 /// Keys, or what they begin with, whose values are taken when the daemon starts and not later.
 const NEEDS_RESTART: &[&str] = &["listeners", "secrets", "store", "audit", "telemetry"];
@@ -79,7 +80,9 @@ impl Daemon {
     ///
     /// Dropping the future leaves either the settings before or the new ones in force, never a part of them.
     pub async fn reload(&self) -> Result<Reloaded, ReloadRefused> {
+        Notifier.reloading().await;
         let reloaded = self.read_again().await;
+        Notifier.ready("serving".to_owned()).await;
         self.metrics.reloaded(reloaded.is_ok());
         match &reloaded {
             Ok(Reloaded {
@@ -124,7 +127,7 @@ impl Daemon {
         changed.retain(|key| !needs_restart(key));
         let mut waiting = differing(&known.started, &values);
         waiting.retain(|key| needs_restart(key));
-        if self.take_over(settings)? && !changed.iter().any(|key| key.starts_with("policy.")) {
+        if self.follow(settings)? && !changed.iter().any(|key| key.starts_with("policy.")) {
             // The key is as it was, and what the file says is not.
             changed.push("policy.file".to_owned());
         }
@@ -136,7 +139,7 @@ impl Daemon {
     }
 
     /// Whether the policy has changed.
-    fn take_over(&self, settings: DaemonSettings) -> Result<bool, ReloadRefused> {
+    fn follow(&self, settings: DaemonSettings) -> Result<bool, ReloadRefused> {
         let before = self.settings();
         let uids = settings.allow_uids.all();
         let now = before.followed(settings);

@@ -71,8 +71,8 @@ impl Daemon {
             events: Arc::clone(&self.events),
             metrics: Arc::clone(&self.metrics),
             orders,
-            drain: self.settings.drain,
-            leaves: self.settings.keeps_sessions,
+            leaves: self.settings().keeps_sessions,
+            settings: Arc::clone(&self.settings),
             expires: Instant::now() + left,
         };
         let daemon = Arc::clone(self);
@@ -116,7 +116,7 @@ impl Life {
                 }
                 self.is_open(&session).await;
                 tracing::info!(session = %session.id, tunnel = session.tunnel, "a session of an earlier process is back");
-                self.to_its_end(session, Some(digest)).await
+                self.until_its_end(session, Some(digest)).await
             }
             Err(end) => {
                 self.events.forget_token(digest);

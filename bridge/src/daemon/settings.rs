@@ -123,16 +123,22 @@ impl DaemonSettings {
     pub(super) fn followed(&self, new: Self) -> Self {
         let Self {
             state_dir,
-            control,
             ops,
+            dashboard,
             allow_uids,
+            keeps_sessions,
+            keep_outcomes,
+            tracing,
             ..
         } = self.clone();
         Self {
             state_dir,
-            control,
             ops,
+            dashboard,
             allow_uids,
+            keeps_sessions,
+            keep_outcomes,
+            tracing,
             ..new
         }
     }
@@ -160,6 +166,12 @@ impl AllowedUids {
     #[must_use]
     pub fn has(&self, uid: u32) -> bool {
         self.0.load().contains(&uid)
+    }
+
+    /// Whether there is nobody now.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
     }
 
     /// Who they are now.

@@ -117,7 +117,8 @@ pub(super) async fn explain(
         .and_then(|entry| entry.session());
     let of_policy = asked.verdict != "own" && !asked.path.is_empty();
     let rules: Option<Explanation> = session.filter(|_| of_policy).map(|session| {
-        policy::explain::explain(&session.rules, &asked.method, asked.path.as_bytes(), now_unix())
+        let now = session.rules.load();
+        policy::explain::explain(&now.rules, &asked.method, asked.path.as_bytes(), now_unix())
     });
     let allowed = asked.verdict == "allow";
     // Other checks than the rules deny, too.

@@ -58,7 +58,7 @@ pub(super) async fn overview(State(board): State<Board>) -> Json<Value> {
         "total": watched.total(),
         "course": watched.course(),
         "step_seconds": Watched::step_seconds(),
-        "most_sessions": daemon.settings.most_sessions,
+        "most_sessions": daemon.settings().most_sessions,
         "audit": match (daemon.audit_folder(), daemon.audit_fault()) {
             (None, _) => json!({ "state": "off" }),
             (Some(_), None) => json!({ "state": "writes" }),
@@ -126,7 +126,7 @@ impl Upstreams {
         }
         let tried = self.tried(&used).await;
         let mut names: BTreeMap<String, String> = BTreeMap::new();
-        for (name, upstream) in &daemon.settings.upstreams {
+        for (name, upstream) in &daemon.settings().upstreams {
             if let Ok(settings) = UpstreamSettings::parse(&upstream.url, None) {
                 names.entry(settings.origin()).or_insert_with(|| name.clone());
             }

@@ -110,7 +110,7 @@ pub(super) async fn revoke(
 ) -> Result<Json<SessionShown>, Problem> {
     let entry = named(&board.daemon, &id)?;
     tracing::info!(session = %entry.id(), "revoked from the dashboard");
-    Ok(Json(revoked(&entry).await))
+    Ok(Json(revoked(&board.daemon, &entry).await))
 }
 
 /// How long it takes to have a command that does nothing run on its target, over the channel that it has.

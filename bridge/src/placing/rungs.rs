@@ -77,7 +77,7 @@ pub(crate) fn ladder(
             providers.http(),
         ))
     };
-    let taken = request.returns.as_ref().map(|record| taken(record)).transpose()?;
+    let taken = request.returns.as_ref().map(taken).transpose()?;
     let rungs = match (taken.as_ref().unwrap_or(&request.tunnel), reach) {
         // What a predecessor left is a queue; no other tunnel can go on with it.
         (TunnelChoice::Auto, _) if identity.resumes() => vec![tunnels.queue()?],

@@ -13,7 +13,7 @@ const LIMIT: Duration = Duration::from_secs(20);
 
 fn keeping() -> Arc<Daemon> {
     let ops = SocketAddr::from(([127, 0, 0, 1], 0));
-    let mut settings = DaemonSettings::new(PathBuf::from("/nonexistent"), PathBuf::from("/nonexistent"), ops);
+    let mut settings = DaemonSettings::new(PathBuf::from("/nonexistent"), ops);
     settings.keeps_sessions = true;
     Daemon::new(
         settings,

@@ -51,11 +51,14 @@ fn hex(bytes: &[u8]) -> String {
 
 fn attribute(span: &Span, key: &str) -> Option<String> {
     let found = span.attributes.iter().find(|attribute| attribute.key == key)?;
-    match found.value.clone()?.value? {
-        Value::StringValue(text) => Some(text),
-        Value::IntValue(number) => Some(number.to_string()),
-        other => panic!("{other:?}"),
+    let value = found.value.clone()?.value?;
+    if let Value::StringValue(text) = value {
+        return Some(text);
     }
+    let Value::IntValue(number) = value else {
+        panic!("{value:?}")
+    };
+    Some(number.to_string())
 }
 
 #[tokio::test]
