@@ -8,7 +8,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair, KeyUsagePurpose};
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, ServerName};
 use serde_json::Value;
@@ -68,6 +68,9 @@ pub fn certificates() -> TempDir {
 fn authority(folder: &Path, name: &str) -> Issuer<'static, KeyPair> {
     let mut params = CertificateParams::new(vec![]).expect("no names are valid names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    // A certificate whose issuer has its own name is taken for self-signed by some.
+    params.distinguished_name.push(DnType::CommonName, name);
     let key = KeyPair::generate().expect("keys can be made");
     let certificate = params.self_signed(&key).expect("an authority signs itself");
     write(&folder.join(format!("{name}.pem")), &certificate.pem());
@@ -77,7 +80,8 @@ fn authority(folder: &Path, name: &str) -> Issuer<'static, KeyPair> {
 fn certificate(folder: &Path, name: &str, issuer: &Issuer<'static, KeyPair>) {
     let names = vec!["127.0.0.1".to_owned(), "localhost".to_owned()];
     let key = KeyPair::generate().expect("keys can be made");
-    let params = CertificateParams::new(names).expect("loopback names are valid");
+    let mut params = CertificateParams::new(names).expect("loopback names are valid");
+    params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, issuer).expect("the authority signs");
     write(&folder.join(format!("{name}.pem")), &certificate.pem());
     write(&folder.join(format!("{name}.key")), &key.serialize_pem());

@@ -109,7 +109,7 @@ async fn a_configuration_with_what_serve_does_not_follow_is_refused_at_its_line(
     let folder = tempfile::tempdir().unwrap();
     let text = with_upstream(
         &upstream,
-        "[store]\nurl = \"postgres://me@db/bridge\"\n[polcy]\nmode = \"report\"\n",
+        "[telemetry]\nlevel = \"debug\"\n[polcy]\nmode = \"report\"\n",
     );
     let file = write(folder.path(), &text);
     let serve = |file: &str| BridgeCommand::new(["serve", "--config", file, "--ops", "127.0.0.1:0"]);
@@ -125,7 +125,7 @@ async fn a_configuration_with_what_serve_does_not_follow_is_refused_at_its_line(
         unknown.stderr
     );
     assert!(
-        early.stderr.contains("store.url") && early.stderr.contains("bridge.toml:5"),
+        early.stderr.contains("telemetry.level") && early.stderr.contains("bridge.toml:5"),
         "{}",
         early.stderr
     );
