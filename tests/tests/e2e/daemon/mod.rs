@@ -14,6 +14,7 @@ mod tcp;
 mod traces;
 mod fuzzed;
 mod kept;
+mod owners;
 
 use std::time::Duration;
 

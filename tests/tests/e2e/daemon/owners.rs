@@ -1,0 +1,175 @@
+//! Several daemons on one PostgreSQL: each session is served by one of them, and by another one when that is gone.
+
+use std::time::{Duration, Instant};
+
+use paperclip_bridge_tests::binary::Opened;
+use paperclip_bridge_tests::postgres::{self, Cluster};
+use paperclip_bridge_tests::raw::Wire;
+use paperclip_bridge_tests::serving::{Serving, agent};
+use paperclip_bridge_tests::sshd::Sshd;
+use paperclip_bridge_tests::world::Place;
+use paperclip_bridge_tests::{Upstream, can_run};
+use serde_json::Value;
+
+use crate::ssh_can_run;
+
+const ME: &str = "/api/agents/me";
+const COMMENTS: &str = "/api/issues/PAP-1/comments";
+/// How long is waited before the test says that it does not happen at all; a lease lasts 10 s.
+const LIMIT: Duration = Duration::from_secs(60);
+
+fn here() -> bool {
+    can_run(postgres::here()) && ssh_can_run()
+}
+
+async fn daemon(database: &str) -> Serving {
+    Serving::builder()
+        .env("PCBRIDGE_STORE__URL", database)
+        .start()
+        .await
+}
+
+async fn shown(daemon: &Serving, session: &Opened) -> Value {
+    daemon
+        .call("GET", &format!("/v1/sessions/{}", session.session), "")
+        .await
+        .json()
+}
+
+/// Whether this daemon serves it, by its own word: others tell of the owner.
+async fn serves(daemon: &Serving, session: &Opened) -> bool {
+    let shown = shown(daemon, session).await;
+    let elsewhere = shown["detail"]
+        .as_str()
+        .is_some_and(|detail| detail.contains("serves it"));
+    shown["state"] == "ready" && !elsewhere
+}
+
+/// Waits until its agent is answered at the place that it knows; how long that took.
+async fn answers(session: &Opened) -> Duration {
+    let begin = Instant::now();
+    loop {
+        if agent(session)
+            .get(ME)
+            .await
+            .is_ok_and(|answer| answer.status == 200)
+        {
+            return begin.elapsed();
+        }
+        assert!(begin.elapsed() < LIMIT, "nobody takes the session over");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+async fn owners(daemons: &[&Serving], session: &Opened) -> usize {
+    let mut count = 0;
+    for daemon in daemons {
+        count += usize::from(serves(daemon, session).await);
+    }
+    count
+}
+
+#[tokio::test]
+async fn the_sessions_of_a_daemon_that_was_killed_are_served_by_another() {
+    if !here() {
+        return;
+    }
+    let (cluster, upstream) = (Cluster::shared(), Upstream::start().await);
+    let database = cluster.database();
+    let place = Place::Ssh(Box::new(Sshd::start()));
+    let first = daemon(&database).await;
+    let (second, third) = (daemon(&database).await, daemon(&database).await);
+    let mut sessions = Vec::new();
+    for tunnel in ["ssh-reverse", "http2_v1"] {
+        let session = first.session_at(&place, &upstream, &["--tunnel", tunnel]).await;
+        assert_eq!(agent(&session).get(ME).await.unwrap().status, 200);
+        assert_eq!(owners(&[&first, &second, &third], &session).await, 1);
+        sessions.push(session);
+    }
+
+    first.running.signal("KILL");
+    let begin = Instant::now();
+
+    for session in &sessions {
+        answers(session).await;
+        println!("{}: served again after {:?}", session.tunnel, begin.elapsed());
+        assert_eq!(owners(&[&second, &third], session).await, 1);
+    }
+}
+
+#[tokio::test]
+async fn a_daemon_that_was_stopped_beyond_its_lease_serves_nothing_when_it_goes_on() {
+    if !here() {
+        return;
+    }
+    let (cluster, upstream) = (Cluster::shared(), Upstream::start().await);
+    let database = cluster.database();
+    let place = Place::Ssh(Box::new(Sshd::start()));
+    let first = daemon(&database).await;
+    let second = daemon(&database).await;
+    let session = first
+        .session_at(&place, &upstream, &["--tunnel", "ssh-reverse"])
+        .await;
+    let caller = agent(&session);
+    let mut wire = Wire::connect(&session.url).await.unwrap();
+    wire.send(&caller.head("GET", ME, &[], None)).await.unwrap();
+    assert_eq!(wire.answer("GET").await.unwrap().status, 200);
+
+    // What is on its way to it when it stops, reaches it after its time.
+    first.running.signal("STOP");
+    let late = [("content-type", "application/json"), ("idempotency-key", "late")];
+    let mut request = caller.head("POST", COMMENTS, &late, Some(12));
+    request.extend_from_slice(b"{\"body\":\"x\"}");
+    wire.send(&request).await.unwrap();
+    answers(&session).await;
+    first.running.signal("CONT");
+
+    let begin = Instant::now();
+    while serves(&first, &session).await {
+        assert!(
+            begin.elapsed() < LIMIT,
+            "it believes to the end that it owns the session"
+        );
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let told = wire.answer("POST").await;
+    assert!(
+        told.is_err() || told.is_ok_and(|answer| answer.status == 503),
+        "an answer of a daemon that does not own the session"
+    );
+    assert!(serves(&second, &session).await);
+    let fresh = [("content-type", "application/json"), ("idempotency-key", "fresh")];
+    let answer = caller
+        .call("POST", COMMENTS, &fresh, b"{\"body\":\"x\"}")
+        .await
+        .unwrap();
+    assert!(answer.status < 300, "{}", answer.text());
+    let keys: Vec<_> = upstream
+        .seen()
+        .iter()
+        .filter_map(|seen| seen.header("idempotency-key").map(str::to_owned))
+        .collect();
+    assert_eq!(keys, ["fresh"]);
+}
+
+#[tokio::test]
+async fn a_session_is_revoked_and_shown_through_a_daemon_that_does_not_own_it() {
+    if !here() {
+        return;
+    }
+    let (cluster, upstream) = (Cluster::shared(), Upstream::start().await);
+    let database = cluster.database();
+    let (first, second) = (daemon(&database).await, daemon(&database).await);
+    let session = first.session(&upstream, &[]).await;
+    assert!(serves(&first, &session).await && !serves(&second, &session).await);
+
+    second.ask(&["sessions", "revoke", &session.session]).await;
+
+    let begin = Instant::now();
+    while agent(&session).get(ME).await.is_ok() {
+        assert!(begin.elapsed() < LIMIT, "its owner never hears of it");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let ended = first.until(&session.session, "ended").await;
+    assert_eq!(ended["reason"], "revoked");
+}
