@@ -1,7 +1,7 @@
 //! The upstream: one Paperclip API per session, and the only place that sends the real credential.
 //!
 //! Here: where the API is ([`UpstreamSettings`]), how it is dialled (`Dial`: TCP, TLS, one deadline over both) and
-//! the pooled client ([`Upstream`]), whose connections sessions on one API share ([`Upstreams`]). Not here: what is forwarded (`callback/forward.rs`). No proxy of the environment
+//! the pooled client ([`Upstream`]), whose connections sessions on one API share (`Upstreams`). Not here: what is forwarded (`callback/forward.rs`). No proxy of the environment
 //! is ever used, no redirect is followed: the client has no code for either.
 
 use std::fmt;

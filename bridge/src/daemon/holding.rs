@@ -5,7 +5,6 @@
 //! before each callback (`session/hold.rs`), how a session comes back (`returning.rs`), the rules of ownership (`store/`).
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::future::pending;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -369,7 +368,7 @@ impl Daemon {
     /// Keeps the hold on every session, and their rows true, until `stop`; then writes what is left to be written.
     pub async fn hold(self: Arc<Self>, stop: CancellationToken) {
         let Some(holding) = &self.holding else {
-            return pending().await;
+            return;
         };
         tokio::join!(
             self.take_over(stop.clone()),

@@ -53,7 +53,12 @@ impl Daemon {
         let digest = digest.unwrap_or_else(|| TokenDigest::from_bytes([0; 32]));
         let left = kept.expires.duration_since(SystemTime::now()).unwrap_or_default();
         let (entry, orders) = Entry::new(kept, Arc::clone(&self.events), hold, digest);
-        self.table().living.insert(id, Arc::clone(&entry));
+        {
+            let mut table = self.table();
+            // It was lost here before, and is ours again.
+            table.ended.retain(|(_, before)| before.id() != id);
+            table.living.insert(id, Arc::clone(&entry));
+        }
         if let Some(holding) = &self.holding {
             holding.holds(&entry);
         }

@@ -1,6 +1,6 @@
 //! The daemon's hold on a session that is kept in the store: whoever has lost it serves nothing.
 //!
-//! Here: [`Hold`], asked by each callback and written through by each unsafe one, and [`Tenure`], which all holds of one
+//! Here: [`Hold`], asked by each callback and written through by each unsafe one, and `Tenure`, which all holds of one
 //! daemon share: the store, whether it answers, and what it has still to be told. Times are those of `CLOCK_BOOTTIME`, which runs on while
 //! the machine is suspended. Not here: who renews it (`daemon/holding.rs`), the rules of ownership (`store/`). Read next:
 //! `callback/forward.rs`.

@@ -26,7 +26,7 @@ pub struct SecretsConfig {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct StoreConfig {
-    /// `sqlite:PATH`, or `postgres://user@host/database` without a password; absent: a SQLite file in the state folder.
+    /// `postgres://user@host/database`, without a password; absent: `store.db` in the state folder, with SQLite.
     #[schemars(length(min = 1, max = 2048))]
     pub url: Option<String>,
     /// Where the password of a PostgreSQL store is found.

@@ -1,6 +1,6 @@
 //! Traces by OTLP: one span for each callback, joined to the agent's trace and handed on to the upstream.
 //!
-//! Here: [`Tracing`], which the standard `OTEL_*` variables set up, and [`CallSpan`], one callback's span. A span says
+//! Here: [`Tracing`], which the standard `OTEL_*` variables set up, and `CallSpan`, one callback's span. A span says
 //! method, route template, status, session and verdict: never a path, a query, a token or a body. Not here: how a
 //! collector is spoken to (`client.rs`), what a `traceparent` is (`parent.rs`). Where nobody asks for traces, none of
 //! this is made, and a callback's headers pass as they are.
