@@ -17,11 +17,15 @@ use super::ssh_can_run;
 const LIMIT: Duration = Duration::from_secs(180);
 
 async fn holds(scenario: &str) {
+    holds_after(scenario, "2").await;
+}
+
+async fn holds_after(scenario: &str, kills: &str) {
     if !ssh_can_run() {
         return;
     }
     let run = Command::new(env!("CARGO_BIN_EXE_soak-kill"))
-        .args(["--kills", "2", "--only", scenario])
+        .args(["--kills", kills, "--only", scenario])
         .env("PAPERCLIP_BRIDGE_BIN", bridge_binary())
         .env("PAPERCLIP_BRIDGE_GATEWAY_BIN", our_gateway())
         .stdin(Stdio::null())
@@ -60,4 +64,14 @@ async fn a_killed_host_of_the_queue_goes_on_in_its_session_and_doubles_no_write(
 #[tokio::test]
 async fn a_killed_host_of_somebody_elses_queue_doubles_no_write() {
     holds("host queue_v1: host").await;
+}
+
+#[tokio::test]
+async fn a_killed_serve_brings_its_session_over_ssh_back_and_doubles_no_write() {
+    holds_after("serve ssh-reverse: host", "5").await;
+}
+
+#[tokio::test]
+async fn a_killed_serve_brings_its_queue_back_and_doubles_no_write() {
+    holds_after("serve queue_v1: host", "5").await;
 }

@@ -226,7 +226,7 @@ fn tunnel(name: TunnelName) -> Option<String> {
         TunnelName::Http2 => "http2_v1",
         TunnelName::Queue => "queue_v1",
         TunnelName::Local => "local",
-        TunnelName::Worker => "worker",
+        TunnelName::Worker => tunnel::worker::NAME,
     };
     Some(name.to_owned())
 }

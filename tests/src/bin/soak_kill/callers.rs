@@ -3,7 +3,7 @@
 //! Here: the calls and the laws that their answers must keep. A write is never sent again by its caller, so a key
 //! that the upstream saw twice was doubled on the way. Not here: what is killed meanwhile.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -111,6 +111,25 @@ impl Tally {
         }
         violations
     }
+}
+
+/// Writes that reached the upstream and were not answered so, of which the session cannot tell what became of them.
+pub(crate) async fn untold(tally: &Tally, seen: &[Seen], agent: &Agent) -> Vec<String> {
+    let reached: HashSet<&str> = seen
+        .iter()
+        .filter_map(|request| request.header("idempotency-key"))
+        .collect();
+    let unanswered = tally.calls.iter().filter(|call| call.came != Ok(200));
+    let keys = unanswered.filter_map(|call| call.key.as_deref());
+    let mut untold = vec![];
+    for key in keys.filter(|key| reached.contains(key)) {
+        let told = agent.get(&format!("/_bridge/outcome/key:{key}")).await;
+        let outcome = told.map(|answer| answer.json()["outcome"].as_str().unwrap_or("unknown").to_owned());
+        if !matches!(outcome.as_deref(), Ok("answered" | "indeterminate")) {
+            untold.push(format!("what became of {key} is told as {outcome:?}"));
+        }
+    }
+    untold
 }
 
 #[derive(Debug)]
@@ -230,8 +249,10 @@ async fn call_on(caller: usize, shared: Arc<Shared>) {
 async fn one(agent: &Agent, path: &str, key: Option<&str>) -> Result<u16, String> {
     let answer = match key {
         Some(key) => {
-            // In the body, because Paperclip's own gateway role passes no header for it.
-            agent.post(path, &format!(r#"{{"body":"{key}"}}"#)).await
+            // In the body as well, because Paperclip's own gateway role passes no header for it.
+            let headers = [("content-type", "application/json"), ("idempotency-key", key)];
+            let body = format!(r#"{{"body":"{key}"}}"#);
+            agent.call("POST", path, &headers, body.as_bytes()).await
         }
         None => agent.get(path).await,
     };

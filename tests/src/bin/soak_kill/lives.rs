@@ -1,6 +1,6 @@
 //! A session by each of the commands that serve one, and its restart with the same state folder.
 //!
-//! Here: `open`, `run` and `host --queue`. Not here: what is killed of it ([`super::victims`]).
+//! Here: `open`, `run`, `host --queue` and `serve`. Not here: what is killed of it ([`super::victims`]).
 
 use std::fmt;
 use std::fs;
@@ -9,7 +9,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use paperclip_bridge_tests::binary::{BridgeCommand, Running};
+use paperclip_bridge_tests::binary::{BridgeCommand, Opened, Running};
 use paperclip_bridge_tests::sshd::Sshd;
 use paperclip_bridge_tests::upstream::Upstream;
 use paperclip_bridge_tests::world::{CREDENTIAL, CREDENTIAL_VARIABLE, Place, RUN_ID, daemon};
@@ -31,6 +31,8 @@ pub(crate) enum Way {
     Run(&'static str),
     /// `host --queue`, for a gateway that somebody else started.
     HostedQueue,
+    /// `serve`, which brings its session back itself.
+    Serve(&'static str),
 }
 
 impl fmt::Display for Way {
@@ -39,6 +41,7 @@ impl fmt::Display for Way {
             Self::Open(tunnel) => write!(f, "open {tunnel}"),
             Self::Run(tunnel) => write!(f, "run {tunnel}"),
             Self::HostedQueue => f.write_str("host queue_v1"),
+            Self::Serve(tunnel) => write!(f, "serve {tunnel}"),
         }
     }
 }
@@ -51,6 +54,8 @@ pub(crate) struct Life {
     running: Option<Running>,
     /// Somebody else's gateway.
     gateway: Option<Child>,
+    /// Of `serve`.
+    session: Option<String>,
     directory: TempDir,
 }
 
@@ -65,6 +70,7 @@ impl Life {
             },
             running: None,
             gateway: None,
+            session: None,
             directory,
         };
         if way == Way::HostedQueue {
@@ -117,9 +123,75 @@ impl Life {
                 .env("PAPERCLIP_BRIDGE_TOKEN", TOKEN)
                 .log_to(log)
                 .start(),
+            Way::Serve(tunnel) => {
+                let running = self.serve(state, log).await?;
+                if self.session.is_none() {
+                    self.make_session(tunnel, &place, upstream).await?;
+                }
+                running
+            }
         };
         self.running = Some(running);
         Ok(())
+    }
+
+    async fn serve(&self, state: [String; 2], log: fs::File) -> anyhow::Result<Running> {
+        let running = BridgeCommand::new(["serve", "--json", "--ops", "127.0.0.1:0"])
+            .args(state)
+            .args(self.control())
+            .env(CREDENTIAL_VARIABLE, CREDENTIAL)
+            .log_to(log)
+            .start();
+        let serves = || running.stdout().contains('\n').then_some(());
+        looked_for("`serve` says where it listens", serves)
+            .await
+            .with_context(|| self.log())?;
+        Ok(running)
+    }
+
+    async fn make_session(&mut self, tunnel: &str, place: &Place, upstream: &Upstream) -> anyhow::Result<()> {
+        let made = BridgeCommand::new(["sessions", "new", &place.target(), "--wait", "ready", "--json"])
+            .args(place.options())
+            .args(["--tunnel", tunnel, "--upstream", &upstream.url()])
+            .args(["--credential".to_owned(), format!("env:{CREDENTIAL_VARIABLE}")])
+            .args(self.control())
+            .finish()
+            .await;
+        let opened: Opened = serde_json::from_str(&made.stdout).with_context(|| made.stderr.clone())?;
+        self.agent = Agent {
+            url: opened.url,
+            token: opened.token,
+        };
+        self.session = Some(opened.session);
+        Ok(())
+    }
+
+    /// Ends the session of `serve` for good, then `serve`; what it wrote down must verify.
+    async fn end_serve(&self, session: &str, running: Running) -> anyhow::Result<()> {
+        let revoke = BridgeCommand::new(["sessions", "revoke", session]).args(self.control());
+        let revoked = revoke.finish().await;
+        ensure!(revoked.code == Some(0), "not revoked: {}", revoked.stderr);
+        running.signal("TERM");
+        let ended = tokio::time::timeout(2 * END_LIMIT, running.finish()).await;
+        let ended = ended.map_err(|_| anyhow!("`serve` did not end: {}", self.log()))?;
+        ensure!(
+            ended.code == Some(0),
+            "`serve` ended with {:?}: {}",
+            ended.code,
+            self.log()
+        );
+        let state = self.file("state").display().to_string();
+        let verified = BridgeCommand::new(["audit", "verify", "--state-dir", &state])
+            .finish()
+            .await;
+        let (told, why) = (&verified.stdout, &verified.stderr);
+        ensure!(verified.code == Some(0), "the audit does not verify: {told}{why}");
+        Ok(())
+    }
+
+    fn control(&self) -> [String; 2] {
+        let socket = self.file("control.sock");
+        ["--control".to_owned(), format!("unix:{}", socket.display())]
     }
 
     async fn start_gateway(&mut self) -> anyhow::Result<()> {
@@ -154,6 +226,9 @@ impl Life {
             .running
             .take()
             .context("the host's process was not started again")?;
+        if let Some(session) = &self.session {
+            return self.end_serve(session, running).await;
+        }
         if self.way == Way::HostedQueue {
             running.signal("TERM");
         }

@@ -103,6 +103,9 @@ fn scenarios() -> Vec<(Way, Victim)> {
         all.push((Way::Run(tunnel), Victim::Host));
     }
     all.push((Way::HostedQueue, Victim::Host));
+    for tunnel in ["ssh-reverse", "http2_v1", "queue_v1"] {
+        all.push((Way::Serve(tunnel), Victim::Host));
+    }
     all
 }
 
@@ -151,6 +154,9 @@ async fn scenario(name: String, way: Way, victim: Victim, options: &Options) -> 
     let tally = Arc::unwrap_or_clone(callers.end().await);
     let seen = upstream.seen();
     violations.extend(tally.violations(&seen));
+    if matches!(way, Way::Serve(_)) {
+        violations.extend(callers::untold(&tally, &seen, &life.agent()).await);
+    }
     violations.extend(life.end().await.err().map(|fault| format!("{fault:#}")));
     let left = victims::left_in_sandbox(&sshd, &before, EMPTY_LIMIT).await;
     violations.extend(
