@@ -69,13 +69,18 @@ fn what_a_session_adds_never_lifts_a_deny_rule_of_the_operator() {
 fn what_a_session_constrains_narrows_the_packs_and_the_operators_rules_further() {
     let rules = layered("[constrain]\nissue = [\"PAP-2\", \"PAP-3\"]\n");
 
-    for path in ["/api/issues/", "/api/extra/"] {
+    // The operator's own rule is not narrowed by the operator's `[constrain]`, which is about packs.
+    for (path, refused) in [
+        ("/api/issues/", ["PAP-1", "PAP-3"]),
+        ("/api/extra/", ["PAP-1", "PAP-4"]),
+    ] {
         allowed(&rules, "GET", &format!("{path}PAP-2"));
-        for issue in ["PAP-1", "PAP-3"] {
+        for issue in refused {
             let denial = denied(&rules, "GET", &format!("{path}{issue}"));
             assert_eq!(denial.reason, Reason::Constraint, "{path}{issue}");
         }
     }
+    allowed(&rules, "GET", "/api/extra/PAP-3");
     allowed(&rules, "GET", "/api/agents/me");
 }
 
