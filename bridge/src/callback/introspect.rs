@@ -46,9 +46,7 @@ pub(crate) async fn answer(question: &CallbackRequest) -> Result<Response<Answer
         }))),
         "health" => Ok(told(&json!({
             "status": if session.draining.is_cancelled() { "draining" } else { "ok" },
-            "callbacks_under_way": usize::try_from(session.concurrency)
-                .unwrap_or(usize::MAX)
-                .saturating_sub(session.places.available_permits()),
+            "callbacks_under_way": session.under_way(),
         }))),
         "outcomes" => {
             let newest = session.outcomes().await.map_err(unread)?;

@@ -93,10 +93,7 @@ impl Record {
     ///
     /// The audit cannot be written.
     pub(crate) fn allowed(&mut self, permit: &Permit, class: Class) -> Result<(), Refusal> {
-        self.passes_policy("allow", Some(permit.rule_id()), class);
-        if let Some(span) = &mut self.span {
-            permit.route().clone_into(&mut span.1);
-        }
+        self.passes_policy("allow", Some(permit.rule_id()), permit.route(), class);
         match self.trailed() {
             Some((trail, told)) => trail.allowed(told, permit.rule(), permit.route()),
             None => Ok(()),
@@ -109,14 +106,17 @@ impl Record {
     ///
     /// The audit cannot be written.
     pub(crate) fn reported(&mut self, permit: &Permit, denial: &Denial, class: Class) -> Result<(), Refusal> {
-        self.passes_policy("report", denial.rule.clone(), class);
+        self.passes_policy("report", denial.rule.clone(), permit.route(), class);
         match self.trailed() {
             Some((trail, told)) => trail.reported(told, permit.route(), denial),
             None => Ok(()),
         }
     }
 
-    fn passes_policy(&mut self, verdict: &'static str, rule: Option<RuleId>, class: Class) {
+    fn passes_policy(&mut self, verdict: &'static str, rule: Option<RuleId>, route: &str, class: Class) {
+        if let Some(span) = &mut self.span {
+            route.clone_into(&mut span.1);
+        }
         tracing::info!(
             session = %self.session.id,
             request_id = %self.request_id,

@@ -196,6 +196,7 @@ impl Holding {
         match renewed.await {
             Ok(Ok(ours)) => {
                 self.tenure.works();
+                let ours: BTreeSet<_> = ours.into_iter().collect();
                 for hold in &holds {
                     if ours.contains(&hold.claim().session) {
                         hold.renewed(sent);

@@ -16,8 +16,8 @@ use uuid::Uuid;
 use super::Board;
 use crate::control::{Problem, query, revoked};
 use crate::daemon::{Daemon, Entry, SessionShown, SessionState};
+use crate::session::Session;
 use crate::session::rates::SessionRates;
-use crate::session::{CONCURRENCY, SESSION_BODY_BYTES, Session};
 
 /// Sessions in one list; a filter finds the others.
 const MOST: usize = 200;
@@ -94,10 +94,10 @@ pub(super) async fn show(State(board): State<Board>, Path(id): Path<String>) -> 
 /// How much of its limits is taken at this moment.
 fn used(session: &Session) -> Value {
     json!({
-        "under_way": CONCURRENCY.saturating_sub(session.places.available_permits()),
-        "most_under_way": CONCURRENCY,
+        "under_way": session.under_way(),
+        "most_under_way": session.concurrency,
         "body_bytes": session.bodies.held(),
-        "most_body_bytes": SESSION_BODY_BYTES,
+        "most_body_bytes": session.bodies.limit(),
         "max_body_bytes": session.limits.max_body,
         "rates": session.shared.rates.iter().flat_map(SessionRates::told).collect::<Vec<_>>(),
     })

@@ -151,6 +151,12 @@ impl Minting {
 }
 
 impl Session {
+    /// Callbacks that have a place now.
+    pub(crate) fn under_way(&self) -> usize {
+        let places = usize::try_from(self.concurrency).unwrap_or(usize::MAX);
+        places.saturating_sub(self.places.available_permits())
+    }
+
     /// Puts a session together; nothing runs yet.
     #[must_use]
     pub fn new(parts: SessionParts) -> Arc<Self> {
