@@ -154,16 +154,19 @@ async fn one(
 ) -> TunnelEnd {
     let own_stop = stop.child_token();
     let mut serving = rung.serve(Arc::clone(callbacks), status.clone(), own_stop.clone());
-    let late = async {
-        tokio::time::sleep(patience).await;
-        if status.was_ready() {
-            std::future::pending::<()>().await;
+    {
+        // Gone with its timer once the rung is ready: a thousand sessions would each wake the process for nothing.
+        let late = Box::pin(tokio::time::timeout(patience, status.until_ready()));
+        let late = late.then(|ready| async move {
+            if ready.is_ok() {
+                std::future::pending::<()>().await;
+            }
+        });
+        tokio::select! {
+            biased;
+            end = &mut serving => return end,
+            () = late => {}
         }
-    };
-    tokio::select! {
-        biased;
-        end = &mut serving => return end,
-        () = late => {}
     }
     own_stop.cancel();
     let left = match tokio::time::timeout(GIVING_UP, serving).await {
@@ -429,5 +432,50 @@ mod tests {
         assert!(served.is_err(), "{served:?}");
         stop.cancel();
         assert!(matches!(serving.await, TunnelEnd::Stopped));
+    }
+
+    /// Ready at once; counts how often it is looked at.
+    #[derive(Debug)]
+    struct Counted(Arc<std::sync::atomic::AtomicUsize>);
+
+    impl Tunnel for Counted {
+        fn serve(
+            self: Box<Self>,
+            _: Arc<dyn Callbacks>,
+            status: StatusReporter,
+            _: CancellationToken,
+        ) -> BoxFuture<'static, TunnelEnd> {
+            status.set(Status::Ready {
+                listening: Listening::Tcp { port: 1 },
+                verified_loopback: None,
+            });
+            std::future::poll_fn(move |_| {
+                self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                std::task::Poll::Pending
+            })
+            .boxed()
+        }
+
+        fn name(&self) -> &'static str {
+            "counted"
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_rung_that_serves_is_woken_by_no_timer_of_the_ladder() {
+        let looked = Arc::default();
+        let rungs: Vec<Box<dyn Tunnel>> = vec![Box::new(Counted(Arc::clone(&looked)))];
+        let (reporter, _status) = StatusReporter::new();
+        let serving =
+            Box::new(Ladder::new(rungs)).serve(Arc::new(Nobody), reporter, CancellationToken::new());
+        let serving = tokio::spawn(serving);
+        tokio::time::sleep(RUNG_PATIENCE / 2).await;
+        let at_rest = looked.load(std::sync::atomic::Ordering::Relaxed);
+
+        tokio::time::sleep(RUNG_PATIENCE * 2).await;
+
+        assert!(at_rest > 0);
+        assert_eq!(looked.load(std::sync::atomic::Ordering::Relaxed), at_rest);
+        serving.abort();
     }
 }

@@ -186,6 +186,17 @@ impl StatusReporter {
     pub fn was_ready(&self) -> bool {
         self.was_ready.load(Ordering::Acquire)
     }
+
+    /// Returns once it has been [`Status::Ready`]. Cancel safe.
+    pub(crate) async fn until_ready(&self) {
+        let mut status = self.sender.subscribe();
+        while !self.was_ready() {
+            if status.changed().await.is_err() {
+                // Not while this reporter lives.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
 }
 
 /// A process on a target, known well enough to end that very one and no other.

@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) failed: Option<String>,
     /// Why nothing is written any more.
     pub(super) broken: Option<String>,
+    /// A head is being written.
+    pub(super) signing: bool,
     /// The thread waits for something to do.
     pub(super) idle: bool,
     pub(super) closing: bool,
@@ -228,10 +230,21 @@ impl State {
             doomed_through: 0,
             failed: None,
             broken: None,
+            signing: false,
             idle: false,
             closing: false,
             line: String::with_capacity(1024),
         }
+    }
+
+    /// Somebody waits for the disk.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.wanted > self.synced
+    }
+
+    /// There is something that no head covers, and none is on its way.
+    pub(super) fn has_to_sign(&self) -> bool {
+        !self.signing && (self.seq != self.sealed || !self.doomed.is_empty())
     }
 
     pub(super) fn fault(&self) -> Option<&str> {

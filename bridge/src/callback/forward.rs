@@ -30,7 +30,7 @@ pub(crate) fn is_safe(method: &Method) -> bool {
     )
 }
 
-pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
+pub(crate) async fn once(mut admitted: Admitted) -> Result<Reply, Refusal> {
     let request = &admitted.request;
     if is_safe(&request.method) {
         let deadline = Instant::now() + request.session.upstream.deadlines.total;
@@ -52,11 +52,24 @@ pub(crate) async fn once(admitted: Admitted) -> Result<Reply, Refusal> {
         });
     }
     let settling = Arc::clone(&session);
+    let confirmation = admitted.confirmation.take();
     let task = session.tasks.spawn(async move {
-        if let Err(not_served) = enter(&admitted).await {
+        let confirmed = async {
+            match confirmation {
+                Some(confirmation) => confirmation.wait().await,
+                None => Ok(()),
+            }
+        };
+        // Both wait for the disk.
+        let (entered, confirmed) = tokio::join!(enter(&admitted), confirmed);
+        if let Err(not_served) = entered {
             counted(&settling, &Outcome::NotSent);
             settling.ledger.settle(request_id, Outcome::NotSent);
             return Err(not_served.into());
+        }
+        if let Err(refusal) = confirmed {
+            settle(&settling, request_id, Outcome::NotSent);
+            return Err(refusal);
         }
         let result = run_unsafe(admitted).await;
         settle(&settling, request_id, outcome_of(&result));

@@ -79,8 +79,8 @@ async fn steps(arrived: Arrived, record: &mut Record) -> Result<Response<AnswerB
         }
     };
     let permit = decide::permit(request, record)?;
-    let admitted = throttle::admit(permit).await?;
-    record.dispatches(&admitted).await?;
+    let mut admitted = throttle::admit(permit).await?;
+    record.dispatches(&mut admitted).await?;
     let reply = forward::once(admitted).await;
     record.replied(reply.is_ok());
     reply.map(answer::head_and_body)

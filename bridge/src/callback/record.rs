@@ -143,7 +143,7 @@ impl Record {
     /// # Errors
     ///
     /// The audit cannot be kept as it promises.
-    pub(crate) async fn dispatches(&mut self, admitted: &Admitted) -> Result<(), Refusal> {
+    pub(crate) async fn dispatches(&mut self, admitted: &mut Admitted) -> Result<(), Refusal> {
         match &mut self.trail {
             Some(trail) => trail.dispatches(admitted).await,
             None => Ok(()),

@@ -17,6 +17,7 @@ use super::decide::Permitted;
 use super::forward::is_safe;
 use super::read::CallbackRequest;
 use super::refusal::Refusal;
+use super::trail::Confirmation;
 use crate::session::budget::Reservation;
 use crate::session::rates::commented;
 
@@ -30,6 +31,8 @@ pub(crate) struct Admitted {
     /// Given back when the answer has gone.
     pub(super) place: Place,
     pub(super) held: Reservation,
+    /// What the audit has still to keep before it is sent.
+    pub(super) confirmation: Option<Confirmation>,
 }
 
 /// A place among the callbacks of the session and of the process, given back when dropped.
@@ -133,6 +136,7 @@ pub(crate) async fn admit(permitted: Permitted) -> Result<Admitted, Refusal> {
         payload,
         place,
         held,
+        confirmation: None,
     })
 }
 

@@ -39,6 +39,26 @@ pub(super) struct Trail {
     upstream: bool,
 }
 
+/// What the audit has promised of an attempt and not kept yet.
+#[derive(Debug)]
+pub(crate) struct Confirmation {
+    hand: Arc<SessionAudit>,
+    seq: u64,
+    safe: bool,
+}
+
+impl Confirmation {
+    /// It is kept when this returns.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be; nothing may be sent.
+    pub(super) async fn wait(self) -> Result<(), Refusal> {
+        let kept = self.hand.commit(self.seq, self.safe).await;
+        kept.map_err(|_| REFUSED)
+    }
+}
+
 /// What the record knows of a callback and its trail does not.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told<'a> {
@@ -132,7 +152,9 @@ impl Trail {
     }
 
     /// Right before the dispatch: what the audit promises of its record is true when this returns.
-    pub(super) async fn dispatches(&mut self, admitted: &Admitted) -> Result<(), Refusal> {
+    ///
+    /// For an unsafe callback that is left to [`Confirmation`]: it waits for the disk beside the ledger.
+    pub(super) async fn dispatches(&mut self, admitted: &mut Admitted) -> Result<(), Refusal> {
         let safe = is_safe(&admitted.request.method);
         let digests = self.hand.digests(safe);
         let most_bytes = self.hand.digest_bytes();
@@ -154,7 +176,16 @@ impl Trail {
         }
         self.answer = digests.then(|| BodyDigest::of(most_bytes));
         if let Some(seq) = self.attempt {
-            self.hand.commit(seq, safe).await.map_err(|_| REFUSED)?;
+            let confirmation = Confirmation {
+                hand: Arc::clone(&self.hand),
+                seq,
+                safe,
+            };
+            if safe {
+                confirmation.wait().await?;
+            } else {
+                admitted.confirmation = Some(confirmation);
+            }
         }
         self.dispatched = Some(Instant::now());
         self.unsafe_dispatched = !safe;

@@ -4,12 +4,12 @@
 //! (`life.rs`).
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::{Duration, SystemTime};
 
 use policy::TokenDigest;
 use runners::CommandManagedRuntimeRunner;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
 use uuid::Uuid;
 
@@ -32,7 +32,7 @@ const RESTARTED: &str = "restarted";
 /// The store gets so long before somebody is told of a session that is not written down.
 const WRITING: Duration = Duration::from_secs(2);
 /// Orders that wait for a session's task.
-pub(super) const ORDERS: usize = 4;
+const ORDERS: usize = 4;
 
 /// What a session's task can be asked to do.
 #[derive(Debug)]
@@ -69,16 +69,25 @@ struct Facts {
     ledger: Arc<Ledger>,
 }
 
+/// What waits for a session's task. It is small: most sessions are never asked for anything.
+#[derive(Debug)]
+struct Orders {
+    /// `None` once they are refused.
+    waiting: Mutex<Option<Vec<Order>>>,
+    rung: Notify,
+}
+
 /// One session.
 #[derive(Debug)]
 pub(crate) struct Entry {
     pub(crate) kept: Kept,
     standing: watch::Sender<Standing>,
-    place: watch::Sender<Option<SessionRecord>>,
+    /// What a successor needs; changes seldom.
+    place: Mutex<Option<Box<SessionRecord>>>,
     ending: watch::Sender<Option<Ending>>,
     heard: Mutex<Instant>,
     facts: OnceLock<Facts>,
-    orders: mpsc::Sender<Order>,
+    orders: Orders,
     events: Arc<Events>,
     /// `None` where nothing is kept in a store.
     hold: Option<Arc<Hold>>,
@@ -99,34 +108,64 @@ struct Serving {
     upstream: UpstreamSettings,
 }
 
+impl Orders {
+    fn taking() -> Self {
+        Self {
+            waiting: Mutex::new(Some(Vec::new())),
+            rung: Notify::new(),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Option<Vec<Order>>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// `false`: it is refused.
+    fn give(&self, order: Order) -> bool {
+        match &mut *self.waiting() {
+            Some(waiting) if waiting.len() < ORDERS => waiting.push(order),
+            Some(_) | None => return false,
+        }
+        self.rung.notify_one();
+        true
+    }
+
+    fn take(&self) -> Option<Order> {
+        self.waiting()
+            .as_mut()
+            .filter(|waiting| !waiting.is_empty())
+            .map(|waiting| waiting.remove(0))
+    }
+}
+
 impl Entry {
     pub(super) fn new(
-        kept: Kept,
+        mut kept: Kept,
         events: Arc<Events>,
         hold: Option<Arc<Hold>>,
         token: TokenDigest,
-    ) -> (Arc<Self>, mpsc::Receiver<Order>) {
-        let (orders, taken) = mpsc::channel(ORDERS);
-        let reason = kept.place.as_ref().map(|_| RESTARTED);
+    ) -> Arc<Self> {
+        let place = kept.place.take().map(Box::new);
+        let reason = place.as_ref().map(|_| RESTARTED);
         let standing = Standing::new(SessionState::Starting, reason, None);
         let tally = events.watched().begins(kept.session);
         let entry = Arc::new(Self {
             tally,
             serving: OnceLock::new(),
             standing: watch::Sender::new(standing),
-            place: watch::Sender::new(kept.place.clone()),
+            place: Mutex::new(place),
             kept,
             ending: watch::Sender::new(None),
             heard: Mutex::new(Instant::now()),
             facts: OnceLock::new(),
-            orders,
+            orders: Orders::taking(),
             events,
             hold,
             token_sha256: Mutex::new(token.to_bytes()),
             ready: OnceLock::new(),
         });
         entry.tell();
-        (entry, taken)
+        entry
     }
 
     pub(crate) fn id(&self) -> Uuid {
@@ -148,7 +187,7 @@ impl Entry {
 
     /// What is to be written down of it now.
     pub(crate) fn kept_now(&self) -> Kept {
-        let place = self.place.borrow().clone();
+        let place = self.place().as_deref().cloned();
         let token_sha256 = place.as_ref().map_or_else(
             || self.kept.token_sha256.clone(),
             |place| place.token_sha256.clone(),
@@ -162,16 +201,34 @@ impl Entry {
 
     /// A successor finds it there.
     pub(super) fn takes_place(&self, now: Option<SessionRecord>) {
-        let changed = self.place.send_if_modified(|place| {
-            let changes = now.is_some() && *place != now;
-            if changes {
-                *place = now;
+        let Some(now) = now else { return };
+        {
+            let mut place = self.place();
+            if place.as_deref() == Some(&now) {
+                return;
             }
-            changes
-        });
-        if changed {
-            self.changes();
+            *place = Some(Box::new(now));
         }
+        self.changes();
+    }
+
+    fn place(&self) -> MutexGuard<'_, Option<Box<SessionRecord>>> {
+        self.place.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The next thing that its task is asked to do. Cancel safe.
+    pub(super) async fn next_order(&self) -> Order {
+        loop {
+            if let Some(order) = self.orders.take() {
+                return order;
+            }
+            self.orders.rung.notified().await;
+        }
+    }
+
+    /// It does nothing any more that it is asked to; whoever waits hears that.
+    pub(super) fn refuse_orders(&self) {
+        *self.orders.waiting() = None;
     }
 
     /// Writes it down before anybody is told of it: who knows a URL must not lose it with this process. Where the store
@@ -359,7 +416,9 @@ impl Entry {
             return Err(over());
         }
         let (answer, answered) = oneshot::channel();
-        self.orders.try_send(Order::Rotate(answer)).map_err(|_| over())?;
+        if !self.orders.give(Order::Rotate(answer)) {
+            return Err(over());
+        }
         answered.await.unwrap_or_else(|_| Err(over()))
     }
 
@@ -385,10 +444,10 @@ impl Entry {
             target: asked.target.clone(),
             tunnel: facts
                 .map(|facts| facts.tunnel.clone())
-                .or_else(|| Some(self.place.borrow().as_ref()?.tunnel.clone())),
+                .or_else(|| Some(self.place().as_ref()?.tunnel.clone())),
             url: facts
                 .map(|facts| facts.url.clone())
-                .or_else(|| self.place.borrow().as_ref()?.url.clone()),
+                .or_else(|| self.place().as_ref()?.url.clone()),
             run_id: self.kept.run_id.clone(),
             agent_id: asked.agent_id.clone(),
             company_id: asked.company_id.clone(),

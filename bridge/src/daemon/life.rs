@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use policy::TokenDigest;
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 use super::entry::{Entry, Order, RotateError};
@@ -40,7 +40,6 @@ pub(super) struct Life {
     pub(super) entry: Arc<Entry>,
     pub(super) events: Arc<Events>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) orders: mpsc::Receiver<Order>,
     /// How the daemon is set up at the moment.
     pub(super) settings: LiveSettings,
     /// At the daemon's planned end it is left to a successor.
@@ -59,23 +58,11 @@ impl Life {
         asked: oneshot::Sender<Result<Opened, NotOpened>>,
     ) {
         let digest = request.named.as_ref().map(|named| named.token.digest());
-        let mut ending = self.entry.ending();
-        let opened = {
-            let wish = Box::pin(wished(&mut ending));
-            // Boxed: opening is by far the largest future here, and is gone once it is done.
-            match select(wish, Box::pin(open(&self.app, *request, check_upstream))).await {
-                Either::Left((ending, _)) => Err(NotOpened {
-                    reason: ending.reason(),
-                    detail: "the session was ended before it was open".to_owned(),
-                }),
-                Either::Right((opened, _)) => opened,
-            }
-        };
-        let end = match opened {
+        // What a session does once is boxed here and below: a thousand of them are kept that only wait, and a future is
+        // as large as the largest step that it holds in line.
+        let end = match Box::pin(self.opening(request, check_upstream)).await {
             Ok(session) => {
-                let opened = self.is_open(&session).await;
-                // Whoever asked may not have waited.
-                let _told = asked.send(Ok(opened));
+                Box::pin(self.tells(&session, asked)).await;
                 self.until_its_end(session, digest).await
             }
             Err(why) => {
@@ -90,8 +77,32 @@ impl Life {
         self.over(end);
     }
 
+    /// Opens it, unless somebody wishes that it end before.
+    async fn opening(
+        &self,
+        request: Box<SessionRequest>,
+        check_upstream: bool,
+    ) -> Result<Box<OpenSession>, NotOpened> {
+        let mut ending = self.entry.ending();
+        let wish = Box::pin(wished(&mut ending));
+        match select(wish, Box::pin(open(&self.app, *request, check_upstream))).await {
+            Either::Left((ending, _)) => Err(NotOpened {
+                reason: ending.reason(),
+                detail: "the session was ended before it was open".to_owned(),
+            }),
+            Either::Right((opened, _)) => opened.map(Box::new),
+        }
+    }
+
+    async fn tells(&self, session: &OpenSession, asked: oneshot::Sender<Result<Opened, NotOpened>>) {
+        let opened = self.is_open(session).await;
+        // Whoever asked may not have waited.
+        let _told = asked.send(Ok(opened));
+    }
+
     /// Nothing is left of it in this process.
     pub(super) fn over(&self, end: Standing) {
+        self.entry.refuse_orders();
         self.metrics.session_ended(end.reason.unwrap_or_default());
         self.entry.stands(end);
     }
@@ -111,12 +122,12 @@ impl Life {
     /// Watches over an open session until it has ended.
     pub(super) async fn until_its_end(
         &mut self,
-        session: OpenSession,
+        session: Box<OpenSession>,
         digest: Option<TokenDigest>,
     ) -> Standing {
         self.app.neighbours.look(&session);
         let (ending, token) = self.watch_over(&session, digest).await;
-        let end = self.close(session, ending).await;
+        let end = Box::pin(self.close(session, ending)).await;
         token
             .into_iter()
             .for_each(|token| self.events.forget_token(token));
@@ -131,8 +142,7 @@ impl Life {
     ) -> (Ending, Option<TokenDigest>) {
         let mut ending = self.entry.ending();
         let mut status = session.status.clone();
-        let lost = session.lease_lost();
-        tokio::pin!(lost);
+        let mut lost = Box::pin(session.lease_lost());
         loop {
             self.entry.stands(Standing::of(&status.borrow_and_update()));
             // After a reconnect another process serves it on its target.
@@ -152,14 +162,12 @@ impl Life {
                         return (Ending::TunnelEnded, token);
                     }
                 }
-                order = self.orders.recv() => match order {
-                    Some(Order::Rotate(answer)) => {
-                        let rotated = self.rotate(session, &mut token).await;
+                order = self.entry.next_order() => match order {
+                    Order::Rotate(answer) => {
+                        let rotated = Box::pin(self.rotate(session, &mut token)).await;
                         // It holds all the same: whoever asked can ask again.
                         let _told = answer.send(rotated);
                     }
-                    // The entry holds the other end for as long as we live.
-                    None => return (Ending::Revoked, token),
                 },
             }
         }
@@ -241,12 +249,11 @@ impl Life {
     }
 
     /// Ends it in order, or cuts it first; a wish that cuts may still come while it ends.
-    async fn close(&mut self, session: OpenSession, ending: Ending) -> Standing {
+    async fn close(&mut self, session: Box<OpenSession>, ending: Ending) -> Standing {
         let (reason, detail) = (ending.reason(), ending.detail());
         let in_order = self.patience(&ending);
         // Whoever still waits for an order of his hears that it is over.
-        self.orders.close();
-        while self.orders.try_recv().is_ok() {}
+        self.entry.refuse_orders();
         if ending == Ending::TakenOver {
             session.abandon().await;
             return Standing::new(SessionState::Ended, Some(reason), detail).leaving();
@@ -364,6 +371,21 @@ impl From<OpenError> for NotOpened {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Bytes of the future that this makes.
+    fn size_of<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+        std::mem::size_of::<F>()
+    }
+
+    #[test]
+    fn a_session_that_only_waits_holds_no_room_for_what_it_does_once() {
+        let future = size_of(Life::live);
+        let entry = std::mem::size_of::<Entry>();
+
+        // A thousand sessions are to cost 16 MiB with everything; these two are most of what is ours.
+        assert!(future <= 1_536, "{future}");
+        assert!(entry <= 1_536, "{entry}");
+    }
 
     #[test]
     fn sessions_that_are_late_at_different_times_are_looked_at_in_one_moment() {

@@ -30,7 +30,7 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use policy::{Token, TokenDigest};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -68,7 +68,6 @@ pub(crate) use traffic::Watched;
 pub use traffic::{Recent, Traffic};
 
 use asked::{Around, Kept, Understood};
-use entry::Order;
 use holding::Holding;
 use life::Life;
 use policies::Policies;
@@ -235,7 +234,7 @@ impl Daemon {
             token_sha256: hex(digest.to_bytes()),
             place: None,
         };
-        let (entry, orders) = self.written(kept, digest).await?;
+        let entry = self.written(kept, digest).await?;
         self.events.token_of(id, digest);
         request.hold = entry.hold().cloned();
         let (tell, opened) = oneshot::channel();
@@ -244,7 +243,6 @@ impl Daemon {
             entry: Arc::clone(&entry),
             events: Arc::clone(&self.events),
             metrics: Arc::clone(&self.metrics),
-            orders,
             leaves: self.settings().keeps_sessions,
             settings: Arc::clone(&self.settings),
             expires: Instant::now() + ttl,
@@ -263,11 +261,7 @@ impl Daemon {
     }
 
     /// Writes a session down and takes it into the table.
-    async fn written(
-        &self,
-        kept: Kept,
-        token: TokenDigest,
-    ) -> Result<(Arc<Entry>, mpsc::Receiver<Order>), CreateError> {
+    async fn written(&self, kept: Kept, token: TokenDigest) -> Result<Arc<Entry>, CreateError> {
         let row = entry::row(&kept, token.to_bytes());
         let hold = match &self.holding {
             Some(holding) => {
@@ -280,13 +274,13 @@ impl Daemon {
             let mut table = self.table();
             // Others may have come meanwhile.
             self.room_in(&table).map(|()| {
-                let (entry, orders) = Entry::new(kept, Arc::clone(&self.events), hold.clone(), token);
+                let entry = Entry::new(kept, Arc::clone(&self.events), hold.clone(), token);
                 table.living.insert(entry.id(), Arc::clone(&entry));
-                (entry, orders)
+                entry
             })
         };
         match (&placed, &self.holding, &hold) {
-            (Ok((entry, _)), Some(holding), _) => holding.holds(entry),
+            (Ok(entry), Some(holding), _) => holding.holds(entry),
             (Err(_), Some(holding), Some(hold)) => holding.gives_up(hold, row, "refused").await,
             (Ok(_) | Err(_), None, _) | (Err(_), Some(_), None) => {}
         }

@@ -52,7 +52,7 @@ impl Daemon {
         // One that nobody shows, where there is none.
         let digest = digest.unwrap_or_else(|| TokenDigest::from_bytes([0; 32]));
         let left = kept.expires.duration_since(SystemTime::now()).unwrap_or_default();
-        let (entry, orders) = Entry::new(kept, Arc::clone(&self.events), hold, digest);
+        let entry = Entry::new(kept, Arc::clone(&self.events), hold, digest);
         {
             let mut table = self.table();
             // It was lost here before, and is ours again.
@@ -75,7 +75,6 @@ impl Daemon {
             entry,
             events: Arc::clone(&self.events),
             metrics: Arc::clone(&self.metrics),
-            orders,
             leaves: self.settings().keeps_sessions,
             settings: Arc::clone(&self.settings),
             expires: Instant::now() + left,
@@ -113,20 +112,20 @@ impl Daemon {
 impl Life {
     /// Opens it at its place as soon as that can be had, and ends when it has ended.
     async fn come_back(mut self, daemon: &Arc<Daemon>, place: SessionRecord, digest: TokenDigest) {
-        let end = match self.until_back(daemon, &place).await {
+        let end = match Box::pin(self.until_back(daemon, &place)).await {
             Ok(session) => {
                 if let Some(lease) = &place.lease {
                     // Its task has it, so that no reaper can.
                     self.app.leases.spared.forget(&lease.provider, &lease.id);
                 }
-                self.is_open(&session).await;
+                Box::pin(self.is_open(&session)).await;
                 tracing::info!(session = %session.id, tunnel = session.tunnel, "a session of an earlier process is back");
                 self.until_its_end(session, Some(digest)).await
             }
             Err(end) => {
                 self.events.forget_token(digest);
                 if end.is_over_for_good() {
-                    self.clear(daemon, &place).await;
+                    Box::pin(self.clear(daemon, &place)).await;
                 }
                 end
             }
@@ -135,7 +134,11 @@ impl Life {
     }
 
     /// Tries until it is open, or how it ended before.
-    async fn until_back(&self, daemon: &Arc<Daemon>, place: &SessionRecord) -> Result<OpenSession, Standing> {
+    async fn until_back(
+        &self,
+        daemon: &Arc<Daemon>,
+        place: &SessionRecord,
+    ) -> Result<Box<OpenSession>, Standing> {
         let mut ending = self.entry.ending();
         let over = async {
             tokio::select! {
@@ -154,7 +157,7 @@ impl Life {
                 tried = Box::pin(self.try_again(daemon, place)) => tried,
             };
             let why = match tried {
-                Ok(session) => return Ok(session),
+                Ok(session) => return Ok(Box::new(session)),
                 Err(why) => why,
             };
             if matches!(why.reason, "token_not_kept" | "lease_lost") {

@@ -67,7 +67,7 @@ fn kept() -> Kept {
 }
 
 fn entry() -> Arc<Entry> {
-    Entry::new(kept(), Arc::default(), None, TokenDigest::of(b"token")).0
+    Entry::new(kept(), Arc::default(), None, TokenDigest::of(b"token"))
 }
 
 mod coming_back;

@@ -1,103 +1,243 @@
 //! Writes of the ledger, committed together.
 //!
-//! Callers that write at the same moment share a transaction, and with it the wait for the disk: at durability `fsync`
-//! that wait is most of what an entry costs. A caller alone is committed at once, without a transaction around it. Not
-//! here: what is written.
+//! An entry is waited for by its callback, so it is committed at once, with all others that came meanwhile. What became
+//! of a callback is waited for by nobody: it gathers for [`GATHER`], or until a transaction is under way anyhow. One
+//! statement writes all rows of a kind, so that a row among many costs little more than its bytes. Not here: what is
+//! written (`ledger.rs`).
 
-use sqlx::SqlitePool;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use sqlx::{Row as _, SqliteConnection, SqlitePool};
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Query, read_error};
+use super::checkpoint::Checkpoints;
+use super::read_error;
 use crate::store::StoreError;
 
 /// Callers that wait; more of them wait for a place.
 const QUEUE: usize = 1_024;
 /// Of one transaction, so that other writers get their turn.
-const TOGETHER: usize = 64;
+const TOGETHER: usize = 256;
+/// What nobody waits for is written so much later at most.
+const GATHER: Duration = Duration::from_millis(10);
 
-/// Commits writes in the order in which they came, as many at a time as there are.
+/// What is written. Each kind has one statement, which takes its rows as an array of JSON and returns the request ids of
+/// those that it wrote.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Kind {
+    /// A callback is about to be sent.
+    Entry,
+    /// What became of it.
+    Outcome,
+    /// Whether the answer reached its caller.
+    Delivery,
+}
+
+impl Kind {
+    fn statement(self) -> &'static str {
+        match self {
+            Self::Entry => super::ledger::ENTER,
+            Self::Outcome => super::ledger::SETTLE,
+            Self::Delivery => super::ledger::DELIVER,
+        }
+    }
+}
+
+/// Commits writes of one kind in the order in which they came.
 #[derive(Debug)]
 pub(super) struct Group {
     queue: mpsc::Sender<Write>,
     _task: AbortOnDropHandle<()>,
 }
 
+/// One row.
 struct Write {
-    query: Query<'static>,
+    kind: Kind,
+    request_id: String,
+    /// An object of JSON.
+    row: String,
     answer: oneshot::Sender<Result<bool, StoreError>>,
 }
 
 impl Group {
     /// Starts the task that commits; it ends with this value.
-    pub(super) fn start(writer: SqlitePool) -> Self {
+    ///
+    /// - `waits`: a commit waits for the disk, so that as much as possible shares it.
+    pub(super) fn start(writer: SqlitePool, waits: bool, checkpoints: Arc<Checkpoints>) -> Self {
         let (queue, writes) = mpsc::channel(QUEUE);
+        let task = commit_all(writer, writes, waits, checkpoints);
         Self {
             queue,
-            _task: AbortOnDropHandle::new(tokio::spawn(commit_all(writer, writes))),
+            _task: AbortOnDropHandle::new(tokio::spawn(task)),
         }
     }
 
-    /// Carries out what writes at most one row; whether it did. On the disk, as far as durability says, when it returns.
+    /// Writes at most one row; whether it did. On the disk, as far as durability says, when it returns.
     ///
     /// Where the caller goes away before its turn, nothing is written.
-    pub(super) async fn write_one(&self, query: Query<'static>) -> Result<bool, StoreError> {
+    ///
+    /// # Errors
+    ///
+    /// The store's; nothing is written then.
+    pub(super) async fn write_one(
+        &self,
+        kind: Kind,
+        request_id: String,
+        row: &(impl Serialize + Sync),
+    ) -> Result<bool, StoreError> {
+        let row =
+            serde_json::to_string(row).map_err(|error| read_error(sqlx::Error::Encode(Box::new(error))))?;
         let (answer, answered) = oneshot::channel();
-        let queued = self.queue.send(Write { query, answer }).await;
-        queued.map_err(|_| StoreError::Closed)?;
+        let write = Write {
+            kind,
+            request_id,
+            row,
+            answer,
+        };
+        self.queue.send(write).await.map_err(|_| StoreError::Closed)?;
         answered.await.map_err(|_| StoreError::Closed)?
     }
 }
 
-async fn commit_all(writer: SqlitePool, mut writes: mpsc::Receiver<Write>) {
-    let mut batch = Vec::new();
-    while writes.recv_many(&mut batch, TOGETHER).await > 0 {
-        let (queries, callers): (Vec<_>, Vec<_>) = batch
-            .drain(..)
-            .filter(|write| !write.answer.is_closed())
-            .map(|write| (write.query, write.answer))
-            .unzip();
-        match commit(&writer, queries).await {
-            Ok(answers) => {
-                for (caller, answer) in callers.into_iter().zip(answers) {
-                    // Whoever does not wait any more has seen its deadline pass.
-                    let _gone = caller.send(answer);
+async fn commit_all(
+    writer: SqlitePool,
+    mut writes: mpsc::Receiver<Write>,
+    waits: bool,
+    checkpoints: Arc<Checkpoints>,
+) {
+    let mut came = Vec::new();
+    let mut gathered: Vec<Write> = Vec::new();
+    let mut due = None;
+    loop {
+        let open = tokio::select! {
+            count = writes.recv_many(&mut came, TOGETHER) => count > 0,
+            () = until(due) => true,
+        };
+        came.retain(|write| !write.answer.is_closed());
+        let (mut urgent, later): (Vec<_>, Vec<_>) =
+            came.drain(..).partition(|write| write.kind == Kind::Entry);
+        gathered.extend(later);
+        // One entry by itself needs no transaction around it, and shall not wait for what nobody waits for.
+        let shares = urgent.len() > 1 || waits && !urgent.is_empty();
+        let is_due = due.is_some_and(|due| due <= Instant::now());
+        if !urgent.is_empty() && !shares {
+            write_all(&writer, std::mem::take(&mut urgent), &checkpoints).await;
+        }
+        if shares || is_due || !open || gathered.len() >= TOGETHER {
+            urgent.append(&mut gathered);
+            write_all(&writer, urgent, &checkpoints).await;
+        }
+        due = match (gathered.is_empty(), due) {
+            (true, _) => None,
+            (false, Some(due)) if !is_due => Some(due),
+            (false, _) => Some(Instant::now() + GATHER),
+        };
+        if !open {
+            return;
+        }
+    }
+}
+
+async fn until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Writes all of them, or says to each why it is not written.
+async fn write_all(writer: &SqlitePool, writes: Vec<Write>, checkpoints: &Checkpoints) {
+    let mut by_kind: BTreeMap<Kind, Vec<Write>> = BTreeMap::new();
+    let count = writes.len();
+    for write in writes {
+        by_kind.entry(write.kind).or_default().push(write);
+    }
+    if count == 0 {
+        return;
+    }
+    match commit(writer, &by_kind).await {
+        Ok(written) => {
+            checkpoints.wrote(count);
+            for write in by_kind.into_values().flatten() {
+                let done = written.contains(&(write.kind, write.request_id));
+                // Whoever does not wait any more has seen its deadline pass.
+                let _gone = write.answer.send(Ok(done));
+            }
+        }
+        // A row that is there already undoes the statement, and is no fault of the others: each by itself.
+        Err(error) if count > 1 && is_there_already(&error) => {
+            for (kind, write) in by_kind
+                .into_iter()
+                .flat_map(|(kind, writes)| writes.into_iter().map(move |write| (kind, write)))
+            {
+                let alone = BTreeMap::from([(kind, vec![write])]);
+                let answer = commit(writer, &alone).await.map_err(read_error);
+                checkpoints.wrote(1);
+                for write in alone.into_values().flatten() {
+                    let answer = answer.as_ref();
+                    let done = answer.map(|written| written.contains(&(kind, write.request_id)));
+                    let _gone = write.answer.send(done.map_err(Clone::clone));
                 }
             }
-            Err(error) => {
-                for caller in callers {
-                    let _gone = caller.send(Err(error.clone()));
-                }
+        }
+        Err(error) => {
+            let error = read_error(error);
+            for write in by_kind.into_values().flatten() {
+                let _gone = write.answer.send(Err(error.clone()));
             }
         }
     }
 }
 
-/// An answer for each; an error where nothing was committed.
+/// The kinds and request ids of what was written; an error where nothing was.
 async fn commit(
     writer: &SqlitePool,
-    queries: Vec<Query<'static>>,
-) -> Result<Vec<Result<bool, StoreError>>, StoreError> {
-    if queries.len() < 2 {
-        let mut answers = Vec::new();
-        for query in queries {
-            let done = query.execute(writer).await.map_err(read_error)?;
-            answers.push(Ok(done.rows_affected() == 1));
+    by_kind: &BTreeMap<Kind, Vec<Write>>,
+) -> Result<BTreeSet<(Kind, String)>, sqlx::Error> {
+    let mut written = BTreeSet::new();
+    if by_kind.len() == 1 {
+        // A statement is a transaction.
+        let mut connection = writer.acquire().await?;
+        for (kind, writes) in by_kind {
+            execute(&mut connection, *kind, writes, &mut written).await?;
         }
-        return Ok(answers);
+        return Ok(written);
     }
-    let mut together = writer.begin_with("BEGIN IMMEDIATE").await.map_err(read_error)?;
-    let mut answers = Vec::with_capacity(queries.len());
-    for query in queries {
-        answers.push(match query.execute(&mut *together).await {
-            Ok(done) => Ok(done.rows_affected() == 1),
-            // A row that is there already undoes its own statement and nothing of the others.
-            Err(error) if is_there_already(&error) => Err(read_error(error)),
-            Err(error) => return Err(read_error(error)),
-        });
+    let mut together = writer.begin_with("BEGIN IMMEDIATE").await?;
+    for (kind, writes) in by_kind {
+        execute(&mut together, *kind, writes, &mut written).await?;
     }
-    together.commit().await.map_err(read_error)?;
-    Ok(answers)
+    together.commit().await?;
+    Ok(written)
+}
+
+async fn execute(
+    connection: &mut SqliteConnection,
+    kind: Kind,
+    writes: &[Write],
+    written: &mut BTreeSet<(Kind, String)>,
+) -> Result<(), sqlx::Error> {
+    let mut rows = String::from("[");
+    for (number, write) in writes.iter().enumerate() {
+        if number > 0 {
+            rows.push(',');
+        }
+        rows.push_str(&write.row);
+    }
+    rows.push(']');
+    let done = sqlx::query(kind.statement())
+        .bind(rows)
+        .fetch_all(connection)
+        .await?;
+    for row in done {
+        written.insert((kind, row.try_get(0)?));
+    }
+    Ok(())
 }
 
 fn is_there_already(error: &sqlx::Error) -> bool {

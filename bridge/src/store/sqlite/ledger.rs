@@ -2,35 +2,113 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use sqlx::query;
 use uuid::Uuid;
 
 use super::SqliteStore;
+use super::group::Kind;
 use crate::store::columns::{Reading, span};
 use crate::store::{Claim, EntryOutcome, EntryRow, NewEntry, SWEEP_MOST, StoreError};
 
 const TABLE: &str = "ledger";
 
+/// Rows of a callback that is about to be sent. `CROSS JOIN`: the rows are looked up among the sessions, never the other
+/// way round.
+pub(super) const ENTER: &str = "
+    INSERT INTO ledger
+        (request_id, session, idempotency_key, method, route, path, dispatched_us, fence, outcome)
+    SELECT new.value ->> 'request_id', sessions.id, new.value ->> 'idempotency_key', new.value ->> 'method',
+           new.value ->> 'route', new.value ->> 'path', (SELECT now_us FROM clock), sessions.fence, 'in_flight'
+    FROM json_each($1) AS new CROSS JOIN sessions
+    WHERE sessions.id = new.value ->> 'session' AND owner = new.value ->> 'owner' AND fence = new.value ->> 'fence'
+      AND lease_until_us > (SELECT now_us FROM clock) AND NOT revoked AND ended_us IS NULL
+    RETURNING request_id";
+
+/// Outcomes, each under its own fence.
+pub(super) const SETTLE: &str = "
+    UPDATE ledger
+    SET outcome = new.outcome, status = new.status, reason = new.reason, settled_us = (SELECT now_us FROM clock)
+    FROM (SELECT value ->> 'request_id' AS id, value ->> 'session' AS session, value ->> 'owner' AS owner,
+                 value ->> 'fence' AS fence, value ->> 'outcome' AS outcome, value ->> 'status' AS status,
+                 value ->> 'reason' AS reason
+          FROM json_each($1)) AS new
+    WHERE request_id = new.id AND ledger.session = new.session AND ledger.fence = new.fence
+      AND ledger.outcome = 'in_flight'
+      AND EXISTS (SELECT 1 FROM sessions
+                  WHERE sessions.id = new.session AND sessions.owner = new.owner AND sessions.fence = new.fence)
+    RETURNING request_id";
+
+/// Whether the answers arrived.
+pub(super) const DELIVER: &str = "
+    UPDATE ledger SET delivered = new.whole
+    FROM (SELECT value ->> 'request_id' AS id, value ->> 'session' AS session, value ->> 'owner' AS owner,
+                 value ->> 'fence' AS fence, value ->> 'whole' AS whole
+          FROM json_each($1)) AS new
+    WHERE request_id = new.id AND ledger.session = new.session AND ledger.fence = new.fence
+      AND EXISTS (SELECT 1 FROM sessions
+                  WHERE sessions.id = new.session AND sessions.owner = new.owner AND sessions.fence = new.fence)
+    RETURNING request_id";
+
+/// By whom and of what a row is written.
+#[derive(Serialize)]
+struct Under {
+    request_id: String,
+    session: String,
+    owner: String,
+    fence: i64,
+}
+
+impl Under {
+    fn of(claim: &Claim, request_id: Uuid) -> Self {
+        Self {
+            request_id: request_id.to_string(),
+            session: claim.session.to_string(),
+            owner: claim.daemon.to_string(),
+            fence: claim.fence.0,
+        }
+    }
+}
+
+#[derive(Serialize)]
+struct Entered<'a> {
+    #[serde(flatten)]
+    under: Under,
+    idempotency_key: Option<&'a str>,
+    method: &'a str,
+    route: &'a str,
+    path: &'a str,
+}
+
+#[derive(Serialize)]
+struct Settled<'a> {
+    #[serde(flatten)]
+    under: Under,
+    outcome: &'a str,
+    status: Option<u16>,
+    reason: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Delivered {
+    #[serde(flatten)]
+    under: Under,
+    /// As SQLite has it.
+    whole: u8,
+}
+
 impl SqliteStore {
     pub(super) async fn insert_entry(&self, claim: &Claim, entry: &NewEntry) -> Result<bool, StoreError> {
-        let insert = query(
-            "INSERT INTO ledger
-                (request_id, session, idempotency_key, method, route, path, dispatched_us, fence, outcome)
-             SELECT $1, id, $2, $3, $4, $5, (SELECT now_us FROM clock), fence, 'in_flight'
-             FROM sessions
-             WHERE id = $6 AND owner = $7 AND fence = $8 AND lease_until_us > (SELECT now_us FROM clock)
-               AND NOT revoked AND ended_us IS NULL",
-        );
-        let insert = insert
-            .bind(entry.request_id.to_string())
-            .bind(&entry.idempotency_key)
-            .bind(&entry.method)
-            .bind(&entry.route)
-            .bind(&entry.path)
-            .bind(claim.session.to_string())
-            .bind(claim.daemon.to_string())
-            .bind(claim.fence.0);
-        self.group.write_one(insert).await
+        let under = Under::of(claim, entry.request_id);
+        let id = under.request_id.clone();
+        let row = Entered {
+            under,
+            idempotency_key: entry.idempotency_key.as_deref(),
+            method: &entry.method,
+            route: &entry.route,
+            path: &entry.path,
+        };
+        self.group.write_one(Kind::Entry, id, &row).await
     }
 
     pub(super) async fn settle_entry(
@@ -39,21 +117,15 @@ impl SqliteStore {
         request_id: Uuid,
         outcome: &EntryOutcome,
     ) -> Result<bool, StoreError> {
-        let settle = query(
-            "UPDATE ledger
-             SET outcome = $1, status = $2, reason = $3, settled_us = (SELECT now_us FROM clock)
-             WHERE request_id = $4 AND session = $5 AND fence = $7 AND outcome = 'in_flight'
-               AND EXISTS (SELECT 1 FROM sessions WHERE id = $5 AND owner = $6 AND fence = $7)",
-        );
-        let settle = settle
-            .bind(outcome.name())
-            .bind(outcome.status().map(i64::from))
-            .bind(outcome.reason())
-            .bind(request_id.to_string())
-            .bind(claim.session.to_string())
-            .bind(claim.daemon.to_string())
-            .bind(claim.fence.0);
-        self.group.write_one(settle).await
+        let under = Under::of(claim, request_id);
+        let id = under.request_id.clone();
+        let row = Settled {
+            under,
+            outcome: outcome.name(),
+            status: outcome.status(),
+            reason: outcome.reason(),
+        };
+        self.group.write_one(Kind::Outcome, id, &row).await
     }
 
     pub(super) async fn mark_delivered(
@@ -62,18 +134,13 @@ impl SqliteStore {
         request_id: Uuid,
         whole: bool,
     ) -> Result<bool, StoreError> {
-        let mark = query(
-            "UPDATE ledger SET delivered = $1
-             WHERE request_id = $2 AND session = $3 AND fence = $5
-               AND EXISTS (SELECT 1 FROM sessions WHERE id = $3 AND owner = $4 AND fence = $5)",
-        );
-        let mark = mark
-            .bind(whole)
-            .bind(request_id.to_string())
-            .bind(claim.session.to_string())
-            .bind(claim.daemon.to_string())
-            .bind(claim.fence.0);
-        self.group.write_one(mark).await
+        let under = Under::of(claim, request_id);
+        let id = under.request_id.clone();
+        let row = Delivered {
+            under,
+            whole: whole.into(),
+        };
+        self.group.write_one(Kind::Delivery, id, &row).await
     }
 
     pub(super) async fn mark_open(&self, claim: &Claim, reason: &str) -> Result<u64, StoreError> {

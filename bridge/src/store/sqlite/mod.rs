@@ -10,6 +10,7 @@ mod sessions;
 mod ledger;
 mod records;
 mod group;
+mod checkpoint;
 mod backup;
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
 use sqlx::{Row as _, Sqlite, SqlitePool};
+use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 use super::columns::Columns;
@@ -36,6 +38,7 @@ use super::{
 use crate::session::state::options;
 
 pub(super) use backup::backup_folder;
+use checkpoint::Checkpoints;
 use group::Group;
 
 const FILE: &str = "store.db";
@@ -46,6 +49,11 @@ const BUSY: Duration = Duration::from_secs(2);
 /// Looking through a large file takes its time.
 const OPEN: Duration = Duration::from_secs(120);
 const READERS: u32 = 2;
+/// Pages that a connection remembers, in KiB: SQLite's own 2,000 for each are much beside everything else here.
+const WRITER_CACHE: &str = "-512";
+const READER_CACHE: &str = "-128";
+/// What the log keeps of the disk once it begins anew, in bytes.
+const LOG_KEEPS: &str = "16777216";
 
 const VERSIONS: &[Version] = &[(1, "first", include_str!("../migrations/sqlite/0001_first.sql"))];
 
@@ -58,6 +66,8 @@ pub(super) struct SqliteStore {
     group: Group,
     writer: SqlitePool,
     readers: SqlitePool,
+    checkpoints: Arc<Checkpoints>,
+    _checkpointing: AbortOnDropHandle<()>,
     folder: Folder,
 }
 
@@ -88,14 +98,23 @@ impl SqliteStore {
         };
         let mut writing = at(&file)
             .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(synchronous);
+            .synchronous(synchronous)
+            .pragma("cache_size", WRITER_CACHE)
+            .pragma("journal_size_limit", LOG_KEEPS)
+            .pragma("wal_autocheckpoint", "0");
         if let Some(most) = most_pages {
             writing = writing.pragma("max_page_count", most.to_string());
         }
+        let checkpointing = pool(1).connect_lazy_with(writing.clone().pragma("cache_size", READER_CACHE));
         let writer = pool(1).connect_with(writing).await.map_err(read_error)?;
-        let readers = pool(READERS).connect_lazy_with(at(&file).read_only(true));
+        let reading = at(&file).read_only(true).pragma("cache_size", READER_CACHE);
+        let readers = pool(READERS).connect_lazy_with(reading);
+        let checkpoints = Arc::new(Checkpoints::default());
+        let waits = durability == Durability::Fsync;
         let store = Self {
-            group: Group::start(writer.clone()),
+            group: Group::start(writer.clone(), waits, Arc::clone(&checkpoints)),
+            _checkpointing: checkpoints.start(checkpointing),
+            checkpoints,
             writer,
             readers,
             folder,
@@ -121,6 +140,7 @@ impl SqliteStore {
     /// Carries out what writes; how many rows it changed.
     async fn write(&self, query: Query<'_>) -> Result<u64, StoreError> {
         let done = query.execute(&self.writer).await.map_err(read_error)?;
+        self.checkpoints.wrote(1);
         Ok(done.rows_affected())
     }
 

@@ -128,3 +128,93 @@ async fn an_entry_whose_caller_went_away_before_its_turn_is_not_written() {
     assert!(store.dispatch(&claim, &kept).await.unwrap());
     assert_eq!(store.entry(gone.request_id).await.unwrap(), None);
 }
+
+#[tokio::test]
+async fn an_entry_that_is_there_already_is_no_fault_of_those_beside_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Folder::lock(folder.path()).unwrap(), Durability::Write)
+        .await
+        .unwrap();
+    let claim = store.create(&session(), store.daemon(), LEASE).await.unwrap();
+    let entries: Vec<_> = (0..8).map(|_| entry()).collect();
+    let twice = entries.get(3).unwrap();
+    assert!(store.dispatch(&claim, twice).await.unwrap());
+
+    let answers = join_all(entries.iter().map(|entry| store.dispatch(&claim, entry))).await;
+
+    let wrong: Vec<_> = answers
+        .iter()
+        .enumerate()
+        .filter(|(_, answer)| answer.is_err())
+        .map(|(number, _)| number)
+        .collect();
+    assert_eq!(wrong, [3], "{answers:?}");
+    for entry in &entries {
+        let found = store.entry(entry.request_id).await.unwrap();
+        assert!(found.is_some(), "{}", entry.request_id);
+    }
+}
+
+#[tokio::test]
+async fn outcomes_of_many_callbacks_are_written_each_to_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Folder::lock(folder.path()).unwrap(), Durability::Write)
+        .await
+        .unwrap();
+    let claim = store.create(&session(), store.daemon(), LEASE).await.unwrap();
+    let entries: Vec<_> = (0..100).map(|_| entry()).collect();
+    join_all(entries.iter().map(|entry| store.dispatch(&claim, entry))).await;
+
+    let settled = entries.iter().zip(200_u16..).map(|(entry, status)| {
+        let (store, claim) = (&store, &claim);
+        async move {
+            let outcome = EntryOutcome::Answered { status };
+            let (settled, delivered) = tokio::join!(
+                store.settle(claim, entry.request_id, &outcome),
+                store.delivered(claim, entry.request_id, true)
+            );
+            settled.unwrap() && delivered.unwrap()
+        }
+    });
+    let settled = join_all(settled).await;
+
+    assert_eq!(settled, [true; 100]);
+    for (entry, status) in entries.iter().zip(200_u16..) {
+        let found = store.entry(entry.request_id).await.unwrap().unwrap();
+        assert_eq!(found.outcome, EntryOutcome::Answered { status });
+        assert_eq!(found.delivered, Some(true));
+    }
+    // Nobody's: another fence, and one that is settled.
+    let stranger = Claim {
+        fence: crate::store::Fence(claim.fence.0 + 1),
+        ..claim
+    };
+    let first = entries.first().unwrap().request_id;
+    for claim in [&stranger, &claim] {
+        assert!(!store.settle(claim, first, &EntryOutcome::NotSent).await.unwrap());
+    }
+}
+
+#[tokio::test]
+async fn the_log_is_moved_into_the_file_while_it_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(Folder::lock(folder.path()).unwrap(), Durability::Write)
+        .await
+        .unwrap();
+    let claim = store.create(&session(), store.daemon(), LEASE).await.unwrap();
+    let size = || std::fs::metadata(folder.path().join(FILE)).unwrap().len();
+    let before = size();
+
+    for _ in 0..30 {
+        let entries: Vec<_> = (0..100).map(|_| entry()).collect();
+        join_all(entries.iter().map(|entry| store.dispatch(&claim, entry))).await;
+    }
+
+    let limit = Duration::from_secs(30);
+    let moved = async {
+        while size() <= before {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(limit, moved).await.is_ok(), "{}", size());
+}
