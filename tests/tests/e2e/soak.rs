@@ -17,15 +17,16 @@ use super::ssh_can_run;
 const LIMIT: Duration = Duration::from_secs(180);
 
 async fn holds(scenario: &str) {
-    holds_after(scenario, "2").await;
+    holds_with(scenario, &["--kills", "2"]).await;
 }
 
-async fn holds_after(scenario: &str, kills: &str) {
+async fn holds_with(scenario: &str, options: &[&str]) {
     if !ssh_can_run() {
         return;
     }
     let run = Command::new(env!("CARGO_BIN_EXE_soak-kill"))
-        .args(["--kills", kills, "--only", scenario])
+        .args(["--only", scenario])
+        .args(options)
         .env("PAPERCLIP_BRIDGE_BIN", bridge_binary())
         .env("PAPERCLIP_BRIDGE_GATEWAY_BIN", our_gateway())
         .stdin(Stdio::null())
@@ -67,11 +68,6 @@ async fn a_killed_host_of_somebody_elses_queue_doubles_no_write() {
 }
 
 #[tokio::test]
-async fn a_killed_serve_brings_its_session_over_ssh_back_and_doubles_no_write() {
-    holds_after("serve ssh-reverse: host", "5").await;
-}
-
-#[tokio::test]
-async fn a_killed_serve_brings_its_queue_back_and_doubles_no_write() {
-    holds_after("serve queue_v1: host", "5").await;
+async fn a_killed_serve_brings_a_session_of_each_kind_back_and_doubles_no_write() {
+    holds_with("serve mixed: host", &["--kills", "5", "--callers", "50"]).await;
 }

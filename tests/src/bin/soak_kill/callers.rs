@@ -1,9 +1,10 @@
 //! Callers that mix reads and writes without a pause, and what became of each call.
 //!
 //! Here: the calls and the laws that their answers must keep. A write is never sent again by its caller, so a key
-//! that the upstream saw twice was doubled on the way. Not here: what is killed meanwhile.
+//! that the upstream saw twice was doubled on the way. Not here: what is killed meanwhile, and what a session tells of
+//! its writes afterwards ([`super::outcomes`]).
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant};
@@ -13,9 +14,11 @@ use paperclip_bridge_tests::upstream::Seen;
 use paperclip_bridge_tests::{Agent, Broken};
 use tokio::task::JoinSet;
 
-/// Answered at once by the upstream, and after a while.
-const FAST_PATH: &str = "/api/issues/PAP-1/comments";
-pub(crate) const SLOW_PATH: &str = "/api/issues/PAP-2/comments";
+/// Answered at once by the upstream, and after a while. No comments: of those an issue takes thirty a minute.
+const FAST_PATH: &str = "/api/issues/PAP-1";
+pub(crate) const SLOW_PATH: &str = "/api/issues/PAP-2";
+/// How these callers write.
+pub(crate) const WRITE: &str = "PATCH";
 
 /// A caller's deadline: the queue's own of 30 s, and what a busy machine may add to it.
 const DEADLINE: Duration = Duration::from_secs(35);
@@ -26,32 +29,51 @@ const PAUSE: Duration = Duration::from_millis(20);
 /// Statuses after which stock clients send again.
 const RETRYABLE: [u16; 5] = [408, 429, 502, 503, 504];
 
+/// Whom callers call.
+#[derive(Clone, Debug)]
+pub(crate) struct Called {
+    pub(crate) agent: Agent,
+    /// A program in the sandbox answers while nobody stands behind it; else the connection is closed.
+    pub(crate) gateway: bool,
+}
+
 /// One call, over.
 #[derive(Clone, Debug)]
-struct Call {
+pub(crate) struct Call {
+    /// Which of those that are called.
+    pub(crate) session: usize,
     /// Of a write.
-    key: Option<String>,
+    pub(crate) key: Option<String>,
     /// The status, or why there is none.
-    came: Result<u16, String>,
+    pub(crate) came: Result<u16, String>,
+    /// The `code` of an answer that is not the upstream's.
+    code: String,
+    begun: Instant,
     took: Duration,
 }
 
 /// Every call of one scenario.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Tally {
-    calls: Vec<Call>,
+    pub(crate) calls: Vec<Call>,
+    /// Sessions without a program in the sandbox.
+    bare: Vec<bool>,
+    kills: Vec<Instant>,
 }
 
 /// The tally in numbers.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(crate) struct Counts {
     pub(crate) calls: usize,
     pub(crate) ok: usize,
     pub(crate) indeterminate: usize,
     pub(crate) server_faults: usize,
-    pub(crate) other: usize,
+    /// By status and code.
+    pub(crate) other: BTreeMap<(u16, String), usize>,
     pub(crate) broken: usize,
     pub(crate) longest: Duration,
+    /// From the kill, or from a later beginning of the call, to the closed connection, where no gateway stands.
+    pub(crate) closings: Vec<Duration>,
 }
 
 impl Tally {
@@ -64,11 +86,50 @@ impl Tally {
                 Ok(200) => counts.ok += 1,
                 Ok(409) => counts.indeterminate += 1,
                 Ok(500..) => counts.server_faults += 1,
-                Ok(_) => counts.other += 1,
-                Err(_) => counts.broken += 1,
+                Ok(status) => *counts.other.entry((status, call.code.clone())).or_default() += 1,
+                Err(_) => {
+                    counts.broken += 1;
+                    counts.closings.extend(self.closing(call));
+                }
             }
         }
+        counts.closings.sort();
         counts
+    }
+
+    /// How long the closing of a broken call took, where no gateway could answer it.
+    fn closing(&self, call: &Call) -> Option<Duration> {
+        if !*self.bare.get(call.session)? {
+            return None;
+        }
+        let ended = call.begun + call.took;
+        let killed = self
+            .kills
+            .iter()
+            .find(|kill| (call.begun..=ended).contains(*kill));
+        Some(ended - *killed.unwrap_or(&call.begun))
+    }
+
+    /// The slowest closings, in words: how long, and how the call stood to the last kill before its beginning.
+    pub(crate) fn slowest_closings(&self, most: usize) -> Vec<String> {
+        let mut closings: Vec<_> = self
+            .calls
+            .iter()
+            .filter_map(|call| Some((self.closing(call).filter(|_| call.came.is_err())?, call)))
+            .collect();
+        closings.sort_by_key(|(closing, _)| std::cmp::Reverse(*closing));
+        let told = closings.into_iter().take(most).map(|(closing, call)| {
+            let before = self.kills.iter().rfind(|kill| **kill <= call.begun);
+            let since = before.map(|kill| (call.begun - *kill).as_secs_f64());
+            format!(
+                "{:.3} s, session {}, {:?}, took {:.3} s, begun {since:.3?} s after a kill",
+                closing.as_secs_f64(),
+                call.session,
+                call.came,
+                call.took.as_secs_f64()
+            )
+        });
+        told.collect()
     }
 
     /// What broke a law, given what the upstream saw.
@@ -77,7 +138,7 @@ impl Tally {
         // One that was cut on its way has no key, and was not carried out.
         for request in seen
             .iter()
-            .filter(|request| request.method == "POST" && request.whole)
+            .filter(|request| request.method == WRITE && request.whole)
         {
             let body: serde_json::Value = serde_json::from_slice(&request.body).unwrap_or_default();
             let key = body["body"].as_str().unwrap_or("without a key").to_owned();
@@ -99,8 +160,8 @@ impl Tally {
                 }
                 (Ok(200), Some(0)) => violations.push("a write was answered 200 and never sent".to_owned()),
                 // A wrong token or a refused path would make the rest prove nothing.
-                (Ok(status @ (400..=407 | 410..=428 | 430..=499)), _) => {
-                    violations.push(format!("a call was refused with {status}"));
+                (Ok(status @ (400..=407 | 410..=499)), _) => {
+                    violations.push(format!("a call was refused with {status} {}", call.code));
                 }
                 (Err(fault), _) if fault.starts_with("malformed") => violations.push(fault.clone()),
                 _ => {}
@@ -113,28 +174,9 @@ impl Tally {
     }
 }
 
-/// Writes that reached the upstream and were not answered so, of which the session cannot tell what became of them.
-pub(crate) async fn untold(tally: &Tally, seen: &[Seen], agent: &Agent) -> Vec<String> {
-    let reached: HashSet<&str> = seen
-        .iter()
-        .filter_map(|request| request.header("idempotency-key"))
-        .collect();
-    let unanswered = tally.calls.iter().filter(|call| call.came != Ok(200));
-    let keys = unanswered.filter_map(|call| call.key.as_deref());
-    let mut untold = vec![];
-    for key in keys.filter(|key| reached.contains(key)) {
-        let told = agent.get(&format!("/_bridge/outcome/key:{key}")).await;
-        let outcome = told.map(|answer| answer.json()["outcome"].as_str().unwrap_or("unknown").to_owned());
-        if !matches!(outcome.as_deref(), Ok("answered" | "indeterminate")) {
-            untold.push(format!("what became of {key} is told as {outcome:?}"));
-        }
-    }
-    untold
-}
-
 #[derive(Debug)]
 struct Shared {
-    agent: RwLock<Agent>,
+    called: RwLock<Vec<Called>>,
     tally: Mutex<Tally>,
     answered: AtomicUsize,
     writes_in_flight: AtomicUsize,
@@ -149,10 +191,15 @@ pub(crate) struct Callers {
 }
 
 impl Callers {
-    pub(crate) fn start(agent: Agent, count: usize) -> Self {
+    /// Callers are spread over whom they call.
+    pub(crate) fn start(called: Vec<Called>, count: usize) -> Self {
+        let tally = Tally {
+            bare: called.iter().map(|called| !called.gateway).collect(),
+            ..Tally::default()
+        };
         let shared = Arc::new(Shared {
-            agent: RwLock::new(agent),
-            tally: Mutex::default(),
+            called: RwLock::new(called),
+            tally: Mutex::new(tally),
             answered: AtomicUsize::new(0),
             writes_in_flight: AtomicUsize::new(0),
             over: AtomicBool::new(false),
@@ -166,7 +213,15 @@ impl Callers {
 
     /// From now on, calls go to this one.
     pub(crate) fn call(&self, agent: Agent) {
-        *self.shared.agent.write().unwrap_or_else(PoisonError::into_inner) = agent;
+        let mut called = self.shared.called.write().unwrap_or_else(PoisonError::into_inner);
+        for one in called.iter_mut() {
+            one.agent = agent.clone();
+        }
+    }
+
+    /// Something was killed just now.
+    pub(crate) fn killed(&self) {
+        self.shared.tally().kills.push(Instant::now());
     }
 
     /// Whether so many more calls are answered 200 in time.
@@ -189,8 +244,13 @@ impl Callers {
     pub(crate) async fn end(mut self) -> Arc<Tally> {
         self.shared.over.store(true, Ordering::Relaxed);
         while self.tasks.join_next().await.is_some() {}
-        let mut tally = self.shared.tally.lock().unwrap_or_else(PoisonError::into_inner);
-        Arc::new(std::mem::take(&mut *tally))
+        Arc::new(std::mem::take(&mut *self.shared.tally()))
+    }
+}
+
+impl Shared {
+    fn tally(&self) -> std::sync::MutexGuard<'_, Tally> {
+        self.tally.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -210,11 +270,11 @@ async fn call_on(caller: usize, shared: Arc<Shared>) {
         if shared.over.load(Ordering::Relaxed) {
             return;
         }
-        let agent = shared
-            .agent
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
+        let (session, agent) = {
+            let called = shared.called.read().unwrap_or_else(PoisonError::into_inner);
+            let session = caller % called.len();
+            (session, called[session].agent.clone())
+        };
         let write = number % 2 == 0;
         let path = if number % 3 == 0 { FAST_PATH } else { SLOW_PATH };
         let key = write.then(|| format!("caller-{caller}-call-{number}"));
@@ -226,18 +286,21 @@ async fn call_on(caller: usize, shared: Arc<Shared>) {
         shared
             .writes_in_flight
             .fetch_sub(usize::from(write), Ordering::Relaxed);
+        let came = came.unwrap_or_else(|_| Err("no answer by the deadline".to_owned()));
+        let (came, code) = came.map_or_else(
+            |broken| (Err(broken), String::new()),
+            |(status, code)| (Ok(status), code),
+        );
         let call = Call {
+            session,
             key,
-            came: came.unwrap_or_else(|_| Err("no answer by the deadline".to_owned())),
+            begun,
+            came,
+            code,
             took: begun.elapsed(),
         };
         let ok = matches!(call.came, Ok(200));
-        shared
-            .tally
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .calls
-            .push(call);
+        shared.tally().calls.push(call);
         if ok {
             shared.answered.fetch_add(1, Ordering::Relaxed);
         } else {
@@ -246,17 +309,22 @@ async fn call_on(caller: usize, shared: Arc<Shared>) {
     }
 }
 
-async fn one(agent: &Agent, path: &str, key: Option<&str>) -> Result<u16, String> {
+/// Its status, and the `code` of an answer that is not 200.
+async fn one(agent: &Agent, path: &str, key: Option<&str>) -> Result<(u16, String), String> {
     let answer = match key {
         Some(key) => {
             // In the body as well, because Paperclip's own gateway role passes no header for it.
             let headers = [("content-type", "application/json"), ("idempotency-key", key)];
             let body = format!(r#"{{"body":"{key}"}}"#);
-            agent.call("POST", path, &headers, body.as_bytes()).await
+            agent.call(WRITE, path, &headers, body.as_bytes()).await
         }
         None => agent.get(path).await,
     };
-    answer.map(|answer| answer.status).map_err(|broken| match broken {
+    let told = answer.map(|answer| match answer.status {
+        200 => (200, String::new()),
+        status => (status, answer.code()),
+    });
+    told.map_err(|broken| match broken {
         Broken::Malformed(what) => format!("malformed: {what}"),
         Broken::Refused(_) | Broken::Closed | Broken::Cut(_) | Broken::TimedOut => format!("{broken:?}"),
     })

@@ -1,6 +1,7 @@
 //! A session by each of the commands that serve one, and its restart with the same state folder.
 //!
-//! Here: `open`, `run`, `host --queue` and `serve`. Not here: what is killed of it ([`super::victims`]).
+//! Here: `open`, `run`, `host --queue` and `serve` with one session ([`super::served`] starts that). Not here: what is
+//! killed of it ([`super::victims`]), and many sessions in one `serve` ([`super::mixed`]).
 
 use std::fmt;
 use std::fs;
@@ -9,7 +10,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, ensure};
-use paperclip_bridge_tests::binary::{BridgeCommand, Opened, Running};
+use paperclip_bridge_tests::binary::{BridgeCommand, Running};
 use paperclip_bridge_tests::sshd::Sshd;
 use paperclip_bridge_tests::upstream::Upstream;
 use paperclip_bridge_tests::world::{CREDENTIAL, CREDENTIAL_VARIABLE, Place, RUN_ID, daemon};
@@ -17,9 +18,11 @@ use paperclip_bridge_tests::{Agent, peer};
 use tempfile::TempDir;
 use tokio::process::{Child, Command};
 
-/// How long anything here may take to start, and to end when it is told to.
+use super::callers::Called;
+use super::served::{END_LIMIT, Served};
+
+/// How long anything here may take to start.
 const START_LIMIT: Duration = Duration::from_secs(60);
-const END_LIMIT: Duration = Duration::from_secs(15);
 
 /// The token of a gateway that we start ourselves.
 const TOKEN: &str = "pcb_0123456789abcdef0123456789abcdef";
@@ -124,7 +127,7 @@ impl Life {
                 .log_to(log)
                 .start(),
             Way::Serve(tunnel) => {
-                let running = self.serve(state, log).await?;
+                let running = self.served().start().await?;
                 if self.session.is_none() {
                     self.make_session(tunnel, &place, upstream).await?;
                 }
@@ -135,29 +138,11 @@ impl Life {
         Ok(())
     }
 
-    async fn serve(&self, state: [String; 2], log: fs::File) -> anyhow::Result<Running> {
-        let running = BridgeCommand::new(["serve", "--json", "--ops", "127.0.0.1:0"])
-            .args(state)
-            .args(self.control())
-            .env(CREDENTIAL_VARIABLE, CREDENTIAL)
-            .log_to(log)
-            .start();
-        let serves = || running.stdout().contains('\n').then_some(());
-        looked_for("`serve` says where it listens", serves)
-            .await
-            .with_context(|| self.log())?;
-        Ok(running)
-    }
-
     async fn make_session(&mut self, tunnel: &str, place: &Place, upstream: &Upstream) -> anyhow::Result<()> {
-        let made = BridgeCommand::new(["sessions", "new", &place.target(), "--wait", "ready", "--json"])
-            .args(place.options())
-            .args(["--tunnel", tunnel, "--upstream", &upstream.url()])
-            .args(["--credential".to_owned(), format!("env:{CREDENTIAL_VARIABLE}")])
-            .args(self.control())
-            .finish()
-            .await;
-        let opened: Opened = serde_json::from_str(&made.stdout).with_context(|| made.stderr.clone())?;
+        let opened = self
+            .served()
+            .session(place, upstream, &["--tunnel", tunnel])
+            .await?;
         self.agent = Agent {
             url: opened.url,
             token: opened.token,
@@ -166,32 +151,8 @@ impl Life {
         Ok(())
     }
 
-    /// Ends the session of `serve` for good, then `serve`; what it wrote down must verify.
-    async fn end_serve(&self, session: &str, running: Running) -> anyhow::Result<()> {
-        let revoke = BridgeCommand::new(["sessions", "revoke", session]).args(self.control());
-        let revoked = revoke.finish().await;
-        ensure!(revoked.code == Some(0), "not revoked: {}", revoked.stderr);
-        running.signal("TERM");
-        let ended = tokio::time::timeout(2 * END_LIMIT, running.finish()).await;
-        let ended = ended.map_err(|_| anyhow!("`serve` did not end: {}", self.log()))?;
-        ensure!(
-            ended.code == Some(0),
-            "`serve` ended with {:?}: {}",
-            ended.code,
-            self.log()
-        );
-        let state = self.file("state").display().to_string();
-        let verified = BridgeCommand::new(["audit", "verify", "--state-dir", &state])
-            .finish()
-            .await;
-        let (told, why) = (&verified.stdout, &verified.stderr);
-        ensure!(verified.code == Some(0), "the audit does not verify: {told}{why}");
-        Ok(())
-    }
-
-    fn control(&self) -> [String; 2] {
-        let socket = self.file("control.sock");
-        ["--control".to_owned(), format!("unix:{}", socket.display())]
+    fn served(&self) -> Served {
+        Served::new(self.directory.path())
     }
 
     async fn start_gateway(&mut self) -> anyhow::Result<()> {
@@ -227,7 +188,7 @@ impl Life {
             .take()
             .context("the host's process was not started again")?;
         if let Some(session) = &self.session {
-            return self.end_serve(session, running).await;
+            return self.served().end(&[session], running).await;
         }
         if self.way == Way::HostedQueue {
             running.signal("TERM");
@@ -252,6 +213,14 @@ impl Life {
         self.agent.clone()
     }
 
+    /// Whom callers call.
+    pub(crate) fn called(&self) -> Called {
+        Called {
+            agent: self.agent(),
+            gateway: self.way != Way::Serve("ssh-reverse"),
+        }
+    }
+
     /// The host's process.
     pub(crate) fn pid(&self) -> Option<u32> {
         self.running.as_ref().map(Running::pid)
@@ -259,9 +228,7 @@ impl Life {
 
     /// The end of what it logged.
     pub(crate) fn log(&self) -> String {
-        let text = fs::read_to_string(self.file("log")).unwrap_or_default();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.contains("callback")).collect();
-        lines[lines.len().saturating_sub(6)..].join(" / ")
+        self.served().log()
     }
 
     fn file(&self, name: &str) -> PathBuf {
@@ -282,7 +249,7 @@ async fn said_by_its_agent(running: &Running, log: impl Fn() -> String) -> anyho
     said.await.with_context(&log)
 }
 
-async fn looked_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
+pub(crate) async fn looked_for<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> anyhow::Result<T> {
     let started = std::time::Instant::now();
     loop {
         match condition() {

@@ -5,11 +5,14 @@
 //! might be sent again; nobody waits longer than its deadline; the session comes back; and once it ends in order,
 //! nothing is left in the sandbox. The exit status is 1 where any of it did not.
 //!
-//! Here: the options, the scenarios and the table. Not here: the callers ([`callers`]), the sessions and their
-//! restarts ([`lives`]), and what is killed ([`victims`]).
+//! Here: the options, the scenarios and the table. Not here: the callers ([`callers`]), what a session tells of their
+//! writes ([`outcomes`]), the sessions and their restarts ([`lives`], [`mixed`]), and what is killed ([`victims`]).
 
 mod callers;
+mod outcomes;
 mod lives;
+mod served;
+mod mixed;
 mod victims;
 
 use std::io::Write;
@@ -44,6 +47,13 @@ struct Options {
     /// Only scenarios whose name has one of these in it, such as `queue_v1` or `open http2_v1: channel`.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+    /// From which the moments of the kills follow, where they are random; a fresh one without it.
+    #[arg(long)]
+    seed: Option<u32>,
+    /// A caller that no gateway can answer must see its connection closed within so many milliseconds of a kill; told
+    /// in the table in any case.
+    #[arg(long)]
+    closed_within_ms: Option<u64>,
 }
 
 /// One line of the table.
@@ -76,13 +86,18 @@ fn main() -> anyhow::Result<ExitCode> {
 async fn soak(options: &Options) -> anyhow::Result<Vec<Line>> {
     paperclip_bridge_tests::binary::bridge_binary();
     let mut lines = vec![];
-    for (way, victim) in scenarios() {
-        let name = format!("{way}: {victim}");
+    let single = scenarios().into_iter().map(Some);
+    for one in single.chain([None]) {
+        let name = one.map_or_else(
+            || mixed::NAME.to_owned(),
+            |(way, victim)| format!("{way}: {victim}"),
+        );
         if !options.only.is_empty() && !options.only.iter().any(|only| name.contains(only)) {
             continue;
         }
         writeln!(std::io::stderr(), "soak-kill: {name}")?;
-        let line = scenario(name, way, victim, options).await?;
+        let mut line = ground(name, one, options).await?;
+        line.look_at_closings(options.closed_within_ms.map(Duration::from_millis));
         // A long run is watched; the table comes only at its end.
         for violation in &line.violations {
             writeln!(std::io::stderr(), "soak-kill: VIOLATED: {violation}")?;
@@ -109,18 +124,39 @@ fn scenarios() -> Vec<(Way, Victim)> {
     all
 }
 
-async fn scenario(name: String, way: Way, victim: Victim, options: &Options) -> anyhow::Result<Line> {
+/// What every scenario stands on, and what must be gone from it afterwards.
+async fn ground(name: String, one: Option<(Way, Victim)>, options: &Options) -> anyhow::Result<Line> {
     let sshd = Sshd::start();
     let before = victims::in_temp_folder(&sshd);
     let upstream = Upstream::start().await;
-    for method in ["GET", "POST"] {
+    for method in ["GET", callers::WRITE] {
         let slow = Script::json(200, r#"{"ok":true}"#).after(Duration::from_millis(120));
         upstream.on(method, callers::SLOW_PATH, slow);
     }
-    let mut life = Life::begin(way, &sshd, &upstream).await?;
+    let mut line = match one {
+        Some((way, victim)) => scenario(name, way, victim, &sshd, &upstream, options).await?,
+        None => mixed::scenario(&sshd, &upstream, options).await?,
+    };
+    let left = victims::left_in_sandbox(&sshd, &before, EMPTY_LIMIT).await;
+    line.violations.extend(
+        left.into_iter()
+            .map(|what| format!("left in the sandbox: {what}")),
+    );
+    Ok(line)
+}
+
+async fn scenario(
+    name: String,
+    way: Way,
+    victim: Victim,
+    sshd: &Sshd,
+    upstream: &Upstream,
+    options: &Options,
+) -> anyhow::Result<Line> {
+    let mut life = Life::begin(way, sshd, upstream).await?;
     let mut recoveries = vec![];
     let mut violations = vec![];
-    let callers = Callers::start(life.agent(), options.callers);
+    let callers = Callers::start(vec![life.called()], options.callers);
     for kill in 0..options.kills {
         // The calls of the last recovery shall not be the only ones between two kills.
         callers.answered_again(1 + kill % 5, RECOVERY_LIMIT).await;
@@ -129,9 +165,10 @@ async fn scenario(name: String, way: Way, victim: Victim, options: &Options) -> 
             break;
         }
         let killed = Instant::now();
-        victim.kill(&life, &sshd);
+        victim.kill(&life, sshd);
+        callers.killed();
         if victim == Victim::Host {
-            match life.begin_again(&sshd, &upstream).await {
+            match life.begin_again(sshd, upstream).await {
                 Ok(()) => callers.call(life.agent()),
                 Err(fault) => {
                     violations.push(format!("after kill {}: {fault:#}", kill + 1));
@@ -155,14 +192,9 @@ async fn scenario(name: String, way: Way, victim: Victim, options: &Options) -> 
     let seen = upstream.seen();
     violations.extend(tally.violations(&seen));
     if matches!(way, Way::Serve(_)) {
-        violations.extend(callers::untold(&tally, &seen, &life.agent()).await);
+        violations.extend(outcomes::untold(&tally, 0, &seen, &life.agent()).await);
     }
     violations.extend(life.end().await.err().map(|fault| format!("{fault:#}")));
-    let left = victims::left_in_sandbox(&sshd, &before, EMPTY_LIMIT).await;
-    violations.extend(
-        left.into_iter()
-            .map(|what| format!("left in the sandbox: {what}")),
-    );
     Ok(Line {
         name,
         kills,
@@ -172,38 +204,63 @@ async fn scenario(name: String, way: Way, victim: Victim, options: &Options) -> 
     })
 }
 
+impl Line {
+    /// Callers without a gateway that waited too long for the end of their connection.
+    fn look_at_closings(&mut self, limit: Option<Duration>) {
+        let late = |closing: &&Duration| limit.is_some_and(|limit| **closing > limit);
+        let counts = self.tally.counts();
+        let slow = counts.closings.iter().filter(late).count();
+        if slow > 0 {
+            self.violations
+                .push(format!("{slow} connections were closed late"));
+            self.violations.extend(self.tally.slowest_closings(slow.min(20)));
+        }
+    }
+}
+
 fn table(lines: &[Line]) -> String {
     let mut text = format!(
-        "{:<26}{:>6}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>10}{:>12}{:>12}\n",
+        "{:<26}{:>6}{:>8}{:>8}{:>6}{:>7}{:>8}{:>10}{:>13}{:>12}{:>12}  {}\n",
         "scenario",
         "kills",
         "calls",
         "200",
         "409",
         "5xx",
-        "other",
         "broken",
         "longest s",
+        "closed, max",
         "back, med s",
-        "back, max s"
+        "back, max s",
+        "other"
     );
     for line in lines {
-        let mut recoveries: Vec<f64> = line.recoveries.iter().map(Duration::as_secs_f64).collect();
-        recoveries.sort_by(f64::total_cmp);
-        let median = recoveries.get(recoveries.len() / 2).copied().unwrap_or_default();
+        let mut recoveries = line.recoveries.clone();
+        recoveries.sort();
         let tally = line.tally.counts();
+        let others: Vec<String> = tally
+            .other
+            .iter()
+            .map(|((status, code), count)| format!("{status} {code}: {count}"))
+            .collect();
         text += &format!(
-            "{:<26}{:>6}{:>8}{:>8}{:>8}{:>8}{:>8}{:>8}{:>10.2}{median:>12.2}{:>12.2}\n",
+            "{:<26}{:>6}{:>8}{:>8}{:>6}{:>7}{:>8}{:>10.2}{:>13}{:>12}{:>12}  {}\n",
             line.name,
             line.kills,
             tally.calls,
             tally.ok,
             tally.indeterminate,
             tally.server_faults,
-            tally.other,
             tally.broken,
             tally.longest.as_secs_f64(),
-            recoveries.last().copied().unwrap_or_default(),
+            seconds(tally.closings.last()),
+            seconds(recoveries.get(recoveries.len() / 2)),
+            seconds(recoveries.last()),
+            if others.is_empty() {
+                "-".to_owned()
+            } else {
+                others.join(", ")
+            },
         );
     }
     for line in lines {
@@ -212,4 +269,11 @@ fn table(lines: &[Line]) -> String {
         }
     }
     text
+}
+
+fn seconds(duration: Option<&Duration>) -> String {
+    duration.map_or_else(
+        || "-".to_owned(),
+        |duration| format!("{:.3}", duration.as_secs_f64()),
+    )
 }
