@@ -68,7 +68,8 @@ impl Cloud {
         }
     }
 
-    fn fields(&self) -> Vec<String> {
+    /// What an operator configures a sandbox with, as `NAME=VALUE`.
+    pub fn fields(&self) -> Vec<String> {
         let mut fields = match self {
             Self::E2b(fake) => vec![
                 format!("apiUrl={}", fake.url()),
@@ -116,6 +117,30 @@ impl Cloud {
         match self {
             Self::E2b(fake) => fake.switches().refuse_tagged(DUPLEX_TAG),
             Self::Daytona(fake) => fake.fail("/process/pty", Fault::Status(403), ALWAYS),
+        }
+    }
+
+    /// What [`Self::take_duplex_away`] ordered is over.
+    pub fn give_duplex_back(&self) {
+        match self {
+            Self::E2b(fake) => fake.switches().refuse_no_tag(),
+            Self::Daytona(fake) => fake.fail_no_more(),
+        }
+    }
+
+    /// No call is taken, until [`Self::is_there_again`].
+    pub fn is_away(&self) {
+        match self {
+            Self::E2b(fake) => (0..ALWAYS).for_each(|_| fake.switches().fail_next("/", 503)),
+            Self::Daytona(fake) => fake.fail("/", Fault::Status(503), ALWAYS),
+        }
+    }
+
+    /// Calls are taken again.
+    pub fn is_there_again(&self) {
+        match self {
+            Self::E2b(fake) => fake.switches().fail_no_more(),
+            Self::Daytona(fake) => fake.fail_no_more(),
         }
     }
 

@@ -112,10 +112,21 @@ impl Serving {
     ///
     /// Where it is not opened.
     pub async fn session_at(&self, place: &Place, upstream: &Upstream, more: &[&str]) -> Opened {
-        let (target, options, url) = (place.target(), place.options(), upstream.url());
+        let (target, options) = (place.target(), place.options());
+        let options = options.iter().map(String::as_str).chain(more.iter().copied());
+        self.session_named(&target, upstream, &options.collect::<Vec<_>>())
+            .await
+    }
+
+    /// The same for a target that is no [`Place`].
+    ///
+    /// # Panics
+    ///
+    /// Where it is not opened.
+    pub async fn session_named(&self, target: &str, upstream: &Upstream, more: &[&str]) -> Opened {
+        let url = upstream.url();
         let credential = format!("env:{CREDENTIAL_VARIABLE}");
-        let mut words = vec!["sessions", "new", &target, "--wait", "ready"];
-        words.extend(options.iter().map(String::as_str));
+        let mut words = vec!["sessions", "new", target, "--wait", "ready"];
         words.extend(["--upstream", &url, "--credential", &credential]);
         words.extend(more);
         serde_json::from_value(self.ask(&words).await).expect("it is the line of `open --json`")

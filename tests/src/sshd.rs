@@ -59,6 +59,7 @@ pub fn here() -> Result<(), String> {
 pub struct SshdBuilder {
     lines: Vec<String>,
     made_user: bool,
+    without_proc: bool,
 }
 
 impl SshdBuilder {
@@ -73,6 +74,13 @@ impl SshdBuilder {
     #[must_use]
     pub fn with_current_user(mut self) -> Self {
         self.made_user = false;
+        self
+    }
+
+    /// Nothing that it starts sees a `/proc`, itself included; only root can have that.
+    #[must_use]
+    pub fn without_proc(mut self) -> Self {
+        self.without_proc = true;
         self
     }
 
@@ -98,6 +106,7 @@ impl SshdBuilder {
             directory,
             lines: self.lines,
             user,
+            without_proc: self.without_proc,
             port: 0,
             child: None,
         };
@@ -113,6 +122,7 @@ pub struct Sshd {
     directory: TempDir,
     lines: Vec<String>,
     user: Option<TestUser>,
+    without_proc: bool,
     port: u16,
     child: Option<Child>,
 }
@@ -129,6 +139,7 @@ impl Sshd {
         SshdBuilder {
             lines: vec![],
             made_user: user::can_be_made().is_ok(),
+            without_proc: false,
         }
     }
 
@@ -266,7 +277,16 @@ impl Sshd {
         let config = self.directory.path().join("sshd_config");
         fs::write(&config, self.config()).expect("the configuration can be written");
         let log = fs::File::create(self.log_path()).expect("the log can be written");
-        let mut child = Command::new(program("sshd").expect("sshd is installed"))
+        let sshd = program("sshd").expect("sshd is installed");
+        let mut command = if self.without_proc {
+            let mut command = Command::new("unshare");
+            let hidden = "mount -t tmpfs none /proc && exec \"$0\" \"$@\"";
+            command.args(["--mount", "sh", "-c", hidden]).arg(sshd);
+            command
+        } else {
+            Command::new(sshd)
+        };
+        let mut child = command
             .args(["-D", "-e", "-f"])
             .arg(&config)
             .stdin(Stdio::null())

@@ -44,7 +44,8 @@ pub use crate::session::state::SessionRecord;
 pub use opened::{Left, OpenSession};
 pub(crate) use providers::Providers;
 pub use request::{
-    GatewayChoice, Named, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec, TunnelChoice,
+    GatewayChoice, Named, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec,
+    TunnelChoice,
 };
 pub(crate) use standing::{Standing, Tried};
 
@@ -190,6 +191,14 @@ impl App {
         let opened = self.open_at(request, place).await;
         match (opened, loss.and_then(|heard| heard.borrow().clone())) {
             (Err(_), Some(why)) => Err(OpenError::LeaseLost(why)),
+            (Ok(opened), _) => {
+                opened
+                    .reach
+                    .lease()
+                    .into_iter()
+                    .for_each(crate::leases::HeldLease::is_used);
+                Ok(opened)
+            }
             (opened, _) => opened,
         }
     }
@@ -207,7 +216,7 @@ impl App {
             }
             return;
         }
-        if record.tunnel != placing::QUEUE {
+        if !placing::leaves_gateway(record) {
             return;
         }
         let cleared = async {

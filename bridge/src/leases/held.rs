@@ -35,7 +35,7 @@ pub(crate) struct HeldLease {
     pub(super) heard: watch::Receiver<Option<String>>,
     pub(super) fate: watch::Receiver<Fate>,
     pub(super) give_back: DropGuard,
-    /// Set before its end is asked for: it stays in the book for a successor of this process.
+    /// Where it is set when its end is asked for, it stays in the book, to be gone on with.
     pub(super) left: Arc<AtomicBool>,
 }
 
@@ -79,6 +79,11 @@ impl HeldLease {
     /// Whether it is known to be lost.
     pub(crate) fn is_lost(&self) -> bool {
         matches!(&*self.fate.borrow(), Fate::Lost(_)) || self.heard.borrow().is_some()
+    }
+
+    /// What stands on it is open: from now on the end of that is its own.
+    pub(crate) fn is_used(&self) {
+        self.left.store(false, Ordering::Release);
     }
 
     /// Leaves it in the book as it is, for a successor of this process that goes on with it.

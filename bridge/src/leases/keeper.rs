@@ -44,6 +44,8 @@ pub(super) struct Wanted {
     pub(super) resume: Option<Resume>,
     /// It is only looked at.
     pub(super) probed: bool,
+    /// What stands on it is being brought back.
+    pub(super) returns: bool,
 }
 
 /// A lease that is there already.
@@ -89,6 +91,7 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
         provider,
         mut entry,
         resume,
+        returns,
         ..
     } = wanted;
     let mut taker = taker;
@@ -97,6 +100,8 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
         Ok(lease) => lease,
         Err(not_had) => {
             let error = match end {
+                // Tried again, on this lease and no other.
+                _ if returns && !not_had.is_lost() => not_had.error,
                 End::GiveBack => leave(not_had, entry, &provider).await,
                 End::LetGo | End::Leave => {
                     strike(entry).await;
@@ -112,7 +117,7 @@ pub(super) async fn keep(wanted: Wanted, taker: oneshot::Sender<Result<HeldLease
     let asked = CancellationToken::new();
     let (fate_sender, fate) = watch::channel(Fate::Held);
     let (lost_sender, lost) = watch::channel(None);
-    let left = Arc::new(AtomicBool::new(false));
+    let left = Arc::new(AtomicBool::new(returns));
     let held = held(
         spec,
         &provider,
@@ -200,6 +205,18 @@ fn held(
 struct NotHad {
     error: LeaseError,
     left: Left,
+}
+
+impl NotHad {
+    fn is_lost(&self) -> bool {
+        matches!(
+            self.error,
+            LeaseError::Provider {
+                error: ProviderError::LeaseLost(_),
+                ..
+            }
+        )
+    }
 }
 
 enum Left {

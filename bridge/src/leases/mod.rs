@@ -84,6 +84,9 @@ pub(crate) struct Wish<'a> {
     pub(crate) probed: bool,
     /// A killed process's lease for the same run may be gone on with, if a session on it was written down.
     pub(crate) go_on: bool,
+    /// A session of an earlier process stands on it and is brought back: until that has succeeded it stays in the book
+    /// whatever happens, to be tried again.
+    pub(crate) returns: bool,
 }
 
 /// Every lease of this process, and what gives back those that others left.
@@ -158,6 +161,7 @@ impl Leases {
             entry,
             resume,
             probed: wish.probed,
+            returns: wish.returns,
         })
         .await
     }
@@ -218,6 +222,7 @@ async fn left_of_run(book: &LeaseBook, wish: &Wish<'_>) -> Result<Option<Wanted>
                 found: Found::Left,
             }),
             probed: false,
+            returns: false,
         }));
     }
     Ok(None)

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::stream::{self, StreamExt as _};
 use runners::provider::Provider;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::book::{BookError, Entry, LeaseBook, Line};
@@ -27,7 +28,11 @@ pub(crate) type Build = dyn Fn(&LeaseRecord) -> Result<Arc<dyn Provider>, String
 
 /// Leases that sessions of an earlier process stand on and that are about to be gone on with. A clone is the same set.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Spared(Arc<Mutex<BTreeSet<(String, String)>>>);
+pub(crate) struct Spared {
+    leases: Arc<Mutex<BTreeSet<(String, String)>>>,
+    /// Rung for each that is spared no more.
+    fewer: Arc<Notify>,
+}
 
 impl Spared {
     /// This lease of this provider is not given back until [`Self::forget`].
@@ -38,6 +43,7 @@ impl Spared {
     /// Nobody is about to go on with it any more.
     pub(crate) fn forget(&self, provider: &str, id: &str) {
         self.set().remove(&(provider.to_owned(), id.to_owned()));
+        self.fewer.notify_one();
     }
 
     fn holds(&self, line: &Line) -> bool {
@@ -50,7 +56,7 @@ impl Spared {
     }
 
     fn set(&self) -> MutexGuard<'_, BTreeSet<(String, String)>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.leases.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -127,6 +133,7 @@ impl Reaper {
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,
+                () = self.spared.fewer.notified() => {}
                 () = tokio::time::sleep(PASS_EVERY) => {}
             }
         }

@@ -18,7 +18,7 @@ use crate::leases::{BookError, HeldLease, LeaseBook, LeaseError, Wish};
 use crate::secrets::Secrets;
 use crate::session::target;
 
-pub(crate) use rungs::{Placed, QUEUE, clear_predecessor, ladder, with_causes};
+pub(crate) use rungs::{Placed, QUEUE, clear_predecessor, ladder, leaves_gateway, with_causes};
 
 /// Where commands of a session are run.
 #[derive(Debug)]
@@ -140,6 +140,7 @@ async fn leased(
             .or(target.id.as_deref()),
         probed: target.probed,
         go_on: request.resume && request.state_dir.is_some(),
+        returns: request.returns.is_some(),
     };
     let held = app.leases.hold(&book, wish).await;
     // After it, so that a lease that is gone on with is not given back first.

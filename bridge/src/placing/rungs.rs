@@ -27,7 +27,7 @@ use super::Reach;
 use crate::app::{GatewayChoice, OpenError, Providers, SessionRequest, TunnelChoice};
 use crate::gateway;
 use crate::session::identity::Identity;
-use crate::session::state::SessionRecord;
+use crate::session::state::{LeftGateway, SessionRecord};
 use crate::signing::EnvelopeSigner;
 
 /// Beyond the largest body and head, what an agent may have sent before anybody reads it.
@@ -133,6 +133,12 @@ fn taken(record: &SessionRecord) -> Result<TunnelChoice, OpenError> {
     }
 }
 
+/// Whether a gateway of that session may still be on its target although nobody is at the other end of its channel: that
+/// of a queue stays on purpose, and a script listens on.
+pub(crate) fn leaves_gateway(record: &SessionRecord) -> bool {
+    record.tunnel == QUEUE || record.tunnel == "http2_v1" && record.gateway == Some(LeftGateway::Script)
+}
+
 /// Clears away what a predecessor left on the target, where its session is not gone on with.
 ///
 /// # Errors
@@ -149,10 +155,10 @@ pub(crate) async fn clear_predecessor(
         return Ok(());
     }
     let tunnels = Tunnels::new(request, runner, reach, identity, &|| Ok(None));
-    let Some(queue) = tunnels.left()? else {
+    let Some(clearing) = tunnels.left()? else {
         return Ok(());
     };
-    match tokio::time::timeout(CLEARING, queue.clear()).await {
+    match tokio::time::timeout(CLEARING, clearing).await {
         Ok(Ok(())) => tracing::info!("what an earlier process left on the target was cleared away"),
         Ok(Err(left)) => tracing::warn!(left, "what an earlier process left on the target ends by itself"),
         Err(_) => {
@@ -280,13 +286,13 @@ impl<'a> Tunnels<'a> {
         Ok(Box::new(Queue::new(launcher, options)))
     }
 
-    /// What a predecessor left that is not gone on with; nothing where its gateway ended with it.
-    fn left(&self) -> Result<Option<Queue>, OpenError> {
+    /// Clears what a predecessor left that is not gone on with; nothing where its gateway ended with it.
+    fn left(&self) -> Result<Option<BoxFuture<'static, Result<(), String>>>, OpenError> {
         let Some(record) = self
             .identity
             .predecessor
             .as_ref()
-            .filter(|record| record.tunnel == QUEUE)
+            .filter(|record| leaves_gateway(record))
         else {
             return Ok(None);
         };
@@ -295,8 +301,16 @@ impl<'a> Tunnels<'a> {
         };
         let name = SessionName::new(record.session.to_string())
             .map_err(|fault| OpenError::Configuration(fault.to_string()))?;
-        let options = QueueOptions::new(name, GatewayToken::from_digest(digest), 1);
-        Ok(Some(Queue::new(launcher, options)))
+        let token = GatewayToken::from_digest(digest);
+        Ok(Some(if record.tunnel == QUEUE {
+            Queue::new(launcher, QueueOptions::new(name, token, 1))
+                .clear()
+                .boxed()
+        } else {
+            Http2::new(launcher, Http2Options::new(name, token))
+                .clear()
+                .boxed()
+        }))
     }
 
     /// `None` where the built-in gateway is asked for and there is none.

@@ -106,6 +106,20 @@ impl Http2 {
             kept: None,
         }
     }
+
+    /// Ends the gateway that an earlier host of this session may have left on the target: a script does not end with its
+    /// channel. Takes a second at most beyond the installation of the gateway.
+    ///
+    /// # Errors
+    ///
+    /// One line saying what is left.
+    pub async fn clear(self) -> Result<(), String> {
+        let installed = self.launcher.install().await.map_err(|fault| fault.to_string())?;
+        match self.stop(&installed, STOP_LIMIT).await {
+            TunnelEnd::StoppedUnclean(left) => Err(left),
+            TunnelEnd::Stopped | TunnelEnd::Refused { .. } | TunnelEnd::Unreachable(_) => Ok(()),
+        }
+    }
 }
 
 impl Tunnel for Http2 {

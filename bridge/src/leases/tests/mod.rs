@@ -40,6 +40,7 @@ impl Process {
             },
             id,
             probed: false,
+            returns: false,
             go_on: false,
         }
     }

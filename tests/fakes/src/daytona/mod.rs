@@ -167,6 +167,11 @@ impl Daytona {
         });
     }
 
+    /// Forgets the faults that no call has met with.
+    pub fn fail_no_more(&self) {
+        self.world(|world| world.faults.clear());
+    }
+
     /// From now on this is the only key that the fake takes.
     pub fn rotate_key(&self, key: &str) {
         self.world(|world| world.key = Some(key.to_owned()));

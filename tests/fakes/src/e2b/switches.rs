@@ -60,6 +60,11 @@ impl Switches {
         self.lock().refused_tag = Some(prefix.to_owned());
     }
 
+    /// Refuses no tag any more.
+    pub fn refuse_no_tag(&self) {
+        self.lock().refused_tag = None;
+    }
+
     /// A server that knows no `/v2/`.
     pub fn old_server(&self) {
         self.lock().old = true;

@@ -3,6 +3,8 @@
 mod sessions;
 mod ending;
 mod returning;
+mod leased;
+mod behind_worker;
 mod peers;
 mod api;
 mod configured;

@@ -4,33 +4,36 @@ use std::net::{SocketAddr, TcpListener};
 use std::time::Duration;
 
 use paperclip_bridge_tests::binary::Opened;
-use paperclip_bridge_tests::serving::{Serving, agent};
+use paperclip_bridge_tests::peer::{Release, installed, their_script};
+use paperclip_bridge_tests::serving::{Serving, ServingBuilder, agent};
 use paperclip_bridge_tests::sshd::Sshd;
+use paperclip_bridge_tests::waiting::program;
 use paperclip_bridge_tests::world::Place;
-use paperclip_bridge_tests::{Upstream, eventually, processes};
+use paperclip_bridge_tests::{Upstream, can_run, eventually, processes, user};
 
 use super::SOON;
+use crate::queue::{readable, server_with_node};
 use crate::ssh_can_run;
 
 const ME: &str = "/api/agents/me";
 
 /// How a daemon ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// `kill -9`.
     Killed,
     /// SIGTERM.
     Planned,
 }
 
-const BOTH: [End; 2] = [End::Killed, End::Planned];
+pub(super) const BOTH: [End; 2] = [End::Killed, End::Planned];
 
 /// Ends the daemon and starts another on the same folder.
 async fn restarted(serving: Serving, end: End) -> Serving {
     ended(serving, end).await.start().await
 }
 
-async fn ended(serving: Serving, end: End) -> paperclip_bridge_tests::serving::ServingBuilder {
+pub(super) async fn ended(serving: Serving, end: End) -> ServingBuilder {
     let Serving { running, folder, .. } = serving;
     running.signal(match end {
         End::Killed => "KILL",
@@ -52,7 +55,7 @@ async fn session(serving: &Serving, upstream: &Upstream, place: &Place, more: &[
 }
 
 /// Its agent can call as before.
-async fn is_back(serving: &Serving, opened: &Opened) {
+pub(super) async fn is_back(serving: &Serving, opened: &Opened) {
     let shown = serving.until(&opened.session, "ready").await;
     assert_eq!(shown["url"], opened.url.as_str());
     assert_eq!(shown["tunnel"], opened.tunnel.as_str());
@@ -179,6 +182,58 @@ async fn the_sshd_of_a_killed_daemon_that_holds_the_port_half_dead_is_ended() {
                 .any(|at| at.port() == port(&opened))
         };
         (!frozen.iter().any(|pid| left(pid) && listens(pid))).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn what_holds_the_port_on_a_host_without_proc_is_waited_for_and_told() {
+    if !ssh_can_run() || !can_run(user::can_be_made()) || !can_run(program("unshare").map(drop)) {
+        return;
+    }
+    let place = Place::Ssh(Box::new(Sshd::builder().without_proc().start()));
+    let (upstream, serving) = (Upstream::start().await, Serving::start().await);
+    let opened = session(&serving, &upstream, &place, &["--tunnel", "ssh-reverse"]).await;
+    let frozen = server(&place).freeze_sessions();
+
+    let serving = restarted(serving, End::Killed).await;
+
+    let shown = serving.until(&opened.session, "degraded").await;
+    assert_eq!(shown["reason"], "port_held", "{shown}");
+    // What it is must be asked of the host: nothing is ended on a guess.
+    assert!(frozen.iter().all(|pid| processes::one(*pid).is_some()));
+    for pid in frozen {
+        processes::signal(pid, "KILL");
+    }
+    is_back(&serving, &opened).await;
+}
+
+#[tokio::test]
+async fn a_session_behind_a_peers_script_ends_over_http2_and_comes_back_over_a_queue() {
+    if !(ssh_can_run() && can_run(installed().map(drop)) && can_run(readable(installed().unwrap()))) {
+        return;
+    }
+    let installed = installed().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let script = their_script(installed, Release::R916, folder.path());
+    let gateway = format!("node:{}", script.display());
+    let place = Place::Ssh(Box::new(server_with_node(installed, "")));
+    let (upstream, serving) = (Upstream::start().await, Serving::start().await);
+    let over = async |tunnel| {
+        let more = ["--tunnel", tunnel, "--gateway", &gateway];
+        session(&serving, &upstream, &place, &more).await
+    };
+    let (http2, queue) = (over("http2_v1").await, over("queue_v1").await);
+
+    let serving = restarted(serving, End::Killed).await;
+
+    let shown = serving.until(&http2.session, "ended").await;
+    assert_eq!(shown["reason"], "token_not_kept", "{shown}");
+    let detail = shown["detail"].as_str().unwrap();
+    assert!(detail.contains("open a new session"), "{detail}");
+    is_back(&serving, &queue).await;
+    eventually(SOON, "its listener is gone", || {
+        (!processes::anyone_listens(port(&http2))).then_some(())
     })
     .await;
 }
