@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 
 use tunnel::wire::names::variable;
 
+use crate::session::state::SessionRecord;
+
 /// What of a session its agent is told.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Told<'a> {
@@ -14,6 +16,17 @@ pub(super) struct Told<'a> {
     pub(super) tunnel: &'a str,
     /// The directory of a `queue_v1`.
     pub(super) queue: Option<&'a str>,
+}
+
+/// What the agent of a session that is not back yet was told, without its token; `None` where that was not written down.
+pub(crate) fn of_record(record: &SessionRecord) -> Option<BTreeMap<String, String>> {
+    Some(variables(Told {
+        url: record.url.as_deref()?,
+        token: None,
+        run_id: &record.run_id,
+        tunnel: &record.tunnel,
+        queue: record.queue_directory.as_deref(),
+    }))
 }
 
 /// The variables of a session, all of them named `PAPERCLIP_*`. Nothing of the daemon's own environment is among them.

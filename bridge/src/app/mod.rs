@@ -7,7 +7,7 @@
 
 mod request;
 mod providers;
-mod environment;
+pub(crate) mod environment;
 mod opened;
 mod standing;
 mod neighbours;
@@ -44,7 +44,7 @@ pub use crate::session::state::SessionRecord;
 pub use opened::{Left, OpenSession};
 pub(crate) use providers::Providers;
 pub use request::{
-    GatewayChoice, Named, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec,
+    GatewayChoice, GivenToken, Named, ProviderConfig, ProviderTarget, SessionRequest, SshTarget, TargetSpec,
     TunnelChoice,
 };
 pub(crate) use standing::{Standing, Tried};

@@ -7,7 +7,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use policy::{Limits, RateLimit, Token};
+use policy::{Limits, RateLimit, Token, TokenDigest};
 use runners::provider::ProviderSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -122,7 +122,36 @@ pub struct Named {
     /// Its name, here and on the target.
     pub id: Uuid,
     /// What its agent will show.
-    pub token: Token,
+    pub token: GivenToken,
+}
+
+/// What its agent will show, as far as it is known here.
+#[derive(Debug)]
+pub enum GivenToken {
+    /// The token itself.
+    Whole(Token),
+    /// Whoever asked for the session has it already, from an earlier process that kept no more than this.
+    Digest(TokenDigest),
+}
+
+impl GivenToken {
+    /// What is kept of it.
+    #[must_use]
+    pub fn digest(&self) -> TokenDigest {
+        match self {
+            Self::Whole(token) => token.digest(),
+            Self::Digest(digest) => *digest,
+        }
+    }
+
+    /// The token itself, where it is known.
+    #[must_use]
+    pub fn whole(self) -> Option<Token> {
+        match self {
+            Self::Whole(token) => Some(token),
+            Self::Digest(_) => None,
+        }
+    }
 }
 
 /// What a session shall be.

@@ -16,7 +16,7 @@ use super::listener::Peer;
 use super::problem::Problem;
 use crate::daemon::{
     Created, Daemon, Ending, Entry, EnvironmentShown, NewSession, NotOpened, Opened, Rotated, SessionShown,
-    SessionState, SessionsShown,
+    SessionState, SessionsShown, Told,
 };
 use crate::store::StoreError;
 
@@ -60,7 +60,8 @@ pub(super) async fn create(
         Some(WaitFor::Ready) => true,
     };
     let asked = body::of_object(&body::object(request).await?)?;
-    let Created { entry, token, opened } = daemon.create(asked, peer.uid, peer.own).await?;
+    let told = if waits { Told::OnceReady } else { Told::AtOnce };
+    let Created { entry, token, opened } = daemon.create(asked, peer.uid, peer.own, told).await?;
     let made = if waits {
         let unless_told = EndUnlessTold(Some(Arc::clone(&entry)));
         let opened = opened.await.unwrap_or_else(|_| Err(lost()));
@@ -143,12 +144,14 @@ pub(super) async fn show(
 }
 
 /// Shows what the agent's process is given, without the token.
+///
+/// Of a session that is not back yet after a restart: what it was given before, which still holds.
 #[utoipa::path(
     get, path = "/v1/sessions/{id}/env", tag = "sessions", params(("id" = Uuid, Path, description = "The session.")),
     responses(
         (status = 200, description = "Without its token.", body = EnvironmentShown),
         (status = 404, description = "There is none of this name.", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It is not open yet, or never was.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is not open yet, or ended before it was open here.", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn environment(
@@ -156,7 +159,7 @@ pub(super) async fn environment(
     Path(id): Path<String>,
 ) -> Result<Json<EnvironmentShown>, Problem> {
     let entry = named(&daemon, &id)?;
-    let env = entry.environment().cloned().ok_or_else(|| not_open(&entry))?;
+    let env = entry.environment().ok_or_else(|| no_environment(&entry))?;
     Ok(Json(EnvironmentShown {
         session: entry.id().to_string(),
         env,
@@ -270,6 +273,23 @@ fn named(daemon: &Daemon, id: &str) -> Result<Arc<Entry>, Problem> {
         .ok()
         .and_then(|id| daemon.session(id))
         .ok_or_else(Problem::unknown_session)
+}
+
+/// It is not known yet where its agent calls, or nobody will ever answer there.
+fn no_environment(entry: &Entry) -> Problem {
+    let what = match entry.state() {
+        SessionState::Draining | SessionState::Ended => "make a new one",
+        SessionState::Starting
+        | SessionState::Ready
+        | SessionState::Degraded
+        | SessionState::Reconnecting => "its URL is known once it is ready, so ask again then",
+    };
+    let state = entry.state().name();
+    Problem::new(
+        StatusCode::CONFLICT,
+        "session_not_open",
+        format!("the session is {state}: {what}"),
+    )
 }
 
 fn not_open(entry: &Entry) -> Problem {

@@ -18,6 +18,7 @@ use super::events::Events;
 use super::shown::{Opened, Rung, SessionShown, time};
 use super::state::{Ending, SessionState, Standing};
 use super::traffic::Tally;
+use crate::app::environment::of_record;
 use crate::app::{OpenSession, SessionRecord};
 use crate::session::Session;
 use crate::session::hold::Hold;
@@ -27,8 +28,6 @@ use crate::upstream::UpstreamSettings;
 
 /// The variable of the token, which is shown once.
 const TOKEN_VARIABLE: &str = "PAPERCLIP_API_KEY";
-/// Why a session is starting that an earlier process had.
-const RESTARTED: &str = "restarted";
 /// The store gets so long before somebody is told of a session that is not written down.
 const WRITING: Duration = Duration::from_secs(2);
 /// Orders that wait for a session's task.
@@ -139,14 +138,15 @@ impl Orders {
 }
 
 impl Entry {
+    /// - `reason`: why it is starting, where an earlier process had it.
     pub(super) fn new(
         mut kept: Kept,
         events: Arc<Events>,
         hold: Option<Arc<Hold>>,
         token: TokenDigest,
+        reason: Option<&'static str>,
     ) -> Arc<Self> {
         let place = kept.place.take().map(Box::new);
-        let reason = place.as_ref().map(|_| RESTARTED);
         let standing = Standing::new(SessionState::Starting, reason, None);
         let tally = events.watched().begins(kept.session);
         let entry = Arc::new(Self {
@@ -395,9 +395,14 @@ impl Entry {
         self.serving.get()?.runner.upgrade()
     }
 
-    /// What its agent's process is given, without the token; `None` while it is being opened.
-    pub(crate) fn environment(&self) -> Option<&BTreeMap<String, String>> {
-        self.facts.get().map(|facts| &facts.env)
+    /// What its agent's process is given, without the token; while it is not back yet, what that was before. `None` while
+    /// it is being opened.
+    pub(crate) fn environment(&self) -> Option<BTreeMap<String, String>> {
+        if let Some(facts) = self.facts.get() {
+            return Some(facts.env.clone());
+        }
+        let over = self.state() == SessionState::Ended;
+        self.place().as_deref().filter(|_| !over).and_then(of_record)
     }
 
     /// What became of its dispatched unsafe callbacks; `None` while it is being opened.
@@ -453,7 +458,13 @@ impl Entry {
             company_id: asked.company_id.clone(),
             issue_id: asked.issue_id.clone(),
             environment_id: asked.environment_id.clone(),
-            lease: facts.and_then(|facts| facts.lease.clone()),
+            lease: match facts {
+                Some(facts) => facts.lease.clone(),
+                None => self
+                    .place()
+                    .as_ref()
+                    .and_then(|place| Some(place.lease.as_ref()?.id.clone())),
+            },
             ladder: facts.map_or_else(Vec::new, |facts| facts.ladder.clone()),
             uid: self.kept.uid,
             created_at: time(self.kept.created),

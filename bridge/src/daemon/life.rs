@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use futures_util::future::{Either, select};
 use policy::TokenDigest;
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{SemaphorePermit, oneshot, watch};
 use tokio::time::Instant;
 
 use super::entry::{Entry, Order, RotateError};
@@ -50,17 +50,22 @@ pub(super) struct Life {
 
 impl Life {
     /// Opens the session, tells whoever asked for it, and ends when it has ended.
+    ///
+    /// - `turn`: given back once it is open, or will never be.
     pub(super) async fn live(
         mut self,
         // Boxed: it is large and gone once the session is open, and this future keeps room for what it is given.
         request: Box<SessionRequest>,
         check_upstream: bool,
+        turn: Option<SemaphorePermit<'_>>,
         asked: oneshot::Sender<Result<Opened, NotOpened>>,
     ) {
         let digest = request.named.as_ref().map(|named| named.token.digest());
         // What a session does once is boxed here and below: a thousand of them are kept that only wait, and a future is
         // as large as the largest step that it holds in line.
-        let end = match Box::pin(self.opening(request, check_upstream)).await {
+        let opened = Box::pin(self.opening(request, check_upstream)).await;
+        drop(turn);
+        let end = match opened {
             Ok(session) => {
                 Box::pin(self.tells(&session, asked)).await;
                 self.until_its_end(session, digest).await
@@ -373,7 +378,7 @@ mod tests {
     use super::*;
 
     /// Bytes of the future that this makes.
-    fn size_of<A, B, C, D, F>(_: impl FnOnce(A, B, C, D) -> F) -> usize {
+    fn size_of<A, B, C, D, E, F>(_: impl FnOnce(A, B, C, D, E) -> F) -> usize {
         std::mem::size_of::<F>()
     }
 

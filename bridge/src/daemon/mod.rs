@@ -36,7 +36,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use uuid::Uuid;
 
-use crate::app::{App, Named, SessionRequest};
+use crate::app::{App, GivenToken, Named, SessionRequest};
 use crate::audit::Audit;
 use crate::dashboard::Door;
 use crate::secrets::Secrets;
@@ -102,6 +102,15 @@ pub(crate) struct Created {
     pub(crate) token: Option<String>,
     /// Told once it is open, or why it is not.
     pub(crate) opened: oneshot::Receiver<Result<Opened, NotOpened>>,
+}
+
+/// When whoever asks for a session is told of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// With its token, where that is known before it is open.
+    AtOnce,
+    /// Nobody knows its token before.
+    OnceReady,
 }
 
 /// The registry of sessions.
@@ -201,6 +210,7 @@ impl Daemon {
         asked: NewSession,
         uid: u32,
         own: bool,
+        told: Told,
     ) -> Result<Created, CreateError> {
         let settings = self.settings();
         if !(own && settings.adhoc) {
@@ -220,7 +230,10 @@ impl Daemon {
         let id = Uuid::now_v7();
         let token = fresh_token().map_err(CreateError::Failed)?;
         let (digest, shown) = (token.digest(), shown_at_once(&request, &token));
-        request.named = Some(Named { id, token });
+        request.named = Some(Named {
+            id,
+            token: GivenToken::Whole(token),
+        });
         request.whose = asked.whose();
         let created = SystemTime::now();
         let kept = Kept {
@@ -232,6 +245,7 @@ impl Daemon {
             expires: created + ttl,
             heartbeat,
             token_sha256: hex(digest.to_bytes()),
+            shown: told == Told::AtOnce && shown.is_some(),
             place: None,
         };
         let entry = self.written(kept, digest).await?;
@@ -248,7 +262,7 @@ impl Daemon {
             expires: Instant::now() + ttl,
         };
         let daemon = Arc::clone(self);
-        let living = Box::pin(life.live(Box::new(request), check_upstream, tell));
+        let living = Box::pin(life.live(Box::new(request), check_upstream, None, tell));
         self.lives.spawn(async move {
             living.await;
             daemon.over(id);
@@ -274,7 +288,7 @@ impl Daemon {
             let mut table = self.table();
             // Others may have come meanwhile.
             self.room_in(&table).map(|()| {
-                let entry = Entry::new(kept, Arc::clone(&self.events), hold.clone(), token);
+                let entry = Entry::new(kept, Arc::clone(&self.events), hold.clone(), token, None);
                 table.living.insert(entry.id(), Arc::clone(&entry));
                 entry
             })

@@ -1,7 +1,7 @@
 //! How sessions of an earlier process come back.
 //!
 //! Here: [`Daemon::bring_back`], and the life of a session until its agent can call again at the very place that it
-//! knows: the same name, token, port or socket, or none. Not here: who wrote the sessions down, and what became of
+//! knows: the same name, token, port or socket, or none. One that had no place yet is opened as it was asked for. Not here: who wrote the sessions down, and what became of
 //! callbacks that were under way; what is done on a target (`placing/`, the tunnels). Read next: `life`.
 
 use std::sync::Arc;
@@ -9,6 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use policy::TokenDigest;
 use runners::ssh::Backoff;
+use tokio::sync::oneshot;
 use tokio::time::Instant;
 
 use super::asked::Understood;
@@ -17,11 +18,16 @@ use super::holding::Left;
 use super::life::{Life, NotOpened, wished};
 use super::state::{Ending, SessionState, Standing};
 use super::{CreateError, Daemon};
-use crate::app::{OpenSession, SessionRecord, SessionRequest};
+use crate::app::{
+    GatewayChoice, GivenToken, Named, OpenSession, SessionRecord, SessionRequest, TunnelChoice,
+};
+use crate::leases::LeaseBook;
 use crate::session::state::unhex;
 
 /// Sessions that are being opened at the same moment; each has its connection and a few commands under way.
 pub(super) const AT_ONCE: usize = 256;
+/// Why a session is starting that an earlier process had, or why it has ended.
+const RESTARTED: &str = "restarted";
 /// What ended while nobody was there gets so long to be cleared away.
 const CLEARING: Duration = Duration::from_secs(60);
 
@@ -29,7 +35,7 @@ impl Daemon {
     /// Takes sessions of an earlier process up again, each by a task of its own that opens it as soon as it can.
     ///
     /// They are `starting`, reason `restarted`, and count as heard of now. What the configuration says today holds for
-    /// them. A session that had never been open ends: nobody can know where its agent looks for it.
+    /// them. A session that had not been open yet is opened from what it was asked to be, where its token is known already.
     pub(crate) fn bring_back(self: &Arc<Self>, sessions: Vec<Left>) {
         // All of them before any is opened, so that nobody gives back what another one stands on.
         for lease in sessions
@@ -48,11 +54,15 @@ impl Daemon {
         let digest = unhex(&kept.token_sha256)
             .or_else(|| place.as_ref()?.digest())
             .map(TokenDigest::from_bytes);
-        let place = place.zip(digest);
+        let back = match (place, digest) {
+            (Some(place), Some(digest)) => Back::To(Box::new(place), digest),
+            (None, Some(digest)) if kept.shown => Back::ToItsBeginning(digest),
+            (Some(_) | None, _) => Back::Never,
+        };
         // One that nobody shows, where there is none.
         let digest = digest.unwrap_or_else(|| TokenDigest::from_bytes([0; 32]));
         let left = kept.expires.duration_since(SystemTime::now()).unwrap_or_default();
-        let entry = Entry::new(kept, Arc::clone(&self.events), hold, digest);
+        let entry = Entry::new(kept, Arc::clone(&self.events), hold, digest, Some(RESTARTED));
         {
             let mut table = self.table();
             // It was lost here before, and is ours again.
@@ -67,7 +77,7 @@ impl Daemon {
         } else if self.is_draining() {
             entry.end(Ending::Drained);
         }
-        if place.is_some() {
+        if !matches!(back, Back::Never) {
             self.events.token_of(id, digest);
         }
         let life = Life {
@@ -81,35 +91,105 @@ impl Daemon {
         };
         let daemon = Arc::clone(self);
         self.lives.spawn(async move {
-            match place {
-                Some((place, digest)) => Box::pin(life.come_back(&daemon, place, digest)).await,
-                None => life.over(Standing::new(
-                    SessionState::Ended,
-                    Some("restarted"),
-                    Some("it was not open yet when the daemon ended; make a new one".to_owned()),
-                )),
+            match back {
+                Back::To(place, digest) => Box::pin(life.come_back(&daemon, *place, digest)).await,
+                Back::ToItsBeginning(digest) => life.begin_again(&daemon, digest).await,
+                Back::Never => {
+                    life.over(Standing::new(
+                        SessionState::Ended,
+                        Some(RESTARTED),
+                        Some(NOBODY_KNOWS.to_owned()),
+                    ));
+                    daemon.give_leases_back();
+                }
             }
             daemon.over(id);
         });
     }
 
     /// What the session is asked to be, by the configuration of now.
-    async fn asked_again(&self, entry: &Entry, place: &SessionRecord) -> Result<SessionRequest, NotOpened> {
+    async fn asked_again(&self, entry: &Entry) -> Result<Understood, NotOpened> {
         let kept = &entry.kept;
         let understood = self.understood(&kept.asked).await;
-        let Understood { mut request, .. } = understood.map_err(|error| NotOpened {
+        let mut understood = understood.map_err(|error| NotOpened {
             reason: "configuration",
             detail: told(error),
         })?;
+        let request = &mut understood.request;
         request.run_id.clone_from(&kept.run_id);
         request.whose = kept.asked.whose();
-        request.returns = Some(place.clone());
         request.hold = entry.hold().cloned();
+        Ok(understood)
+    }
+
+    /// The same for one that has a place.
+    async fn asked_back(&self, entry: &Entry, place: &SessionRecord) -> Result<SessionRequest, NotOpened> {
+        let Understood { mut request, .. } = self.asked_again(entry).await?;
+        request.returns = Some(place.clone());
         Ok(request)
+    }
+
+    /// A session that never was may have left its lease in the book.
+    fn give_leases_back(&self) {
+        match LeaseBook::existing(&self.settings().state_dir) {
+            Ok(Some(book)) => self.app.reap(&book, &self.secrets),
+            Ok(None) => {}
+            Err(error) => tracing::warn!(%error, "the book of leases cannot be looked through"),
+        }
     }
 }
 
+/// What an earlier process left of a session.
+#[derive(Debug)]
+enum Back {
+    /// It was open.
+    To(Box<SessionRecord>, TokenDigest),
+    /// It was being opened, and its agent may have its token.
+    ToItsBeginning(TokenDigest),
+    /// It was being opened for somebody who was to be told its token once it is open.
+    Never,
+}
+
+/// Why such a session is not opened again.
+const NOBODY_KNOWS: &str = "it was not open yet when the daemon ended, and its token had not been shown to anybody; make \
+                            a new one";
+
 impl Life {
+    /// Opens it as it was asked for, once, and ends when it has ended.
+    async fn begin_again(self, daemon: &Arc<Daemon>, digest: TokenDigest) {
+        let turn = daemon.returning.acquire().await.ok();
+        let Understood {
+            mut request,
+            check_upstream,
+            ..
+        } = match daemon.asked_again(&self.entry).await {
+            Ok(understood) => understood,
+            Err(why) => {
+                self.events.forget_token(digest);
+                return self.over(Standing::new(
+                    SessionState::Ended,
+                    Some(why.reason),
+                    Some(why.detail),
+                ));
+            }
+        };
+        if needs_the_token(&request) {
+            self.events.forget_token(digest);
+            return self.over(Standing::new(
+                SessionState::Ended,
+                Some(RESTARTED),
+                Some(SCRIPT_NEEDS_IT.to_owned()),
+            ));
+        }
+        request.named = Some(Named {
+            id: self.entry.id(),
+            token: GivenToken::Digest(digest),
+        });
+        // Whoever asked for it was told at once.
+        let (nobody, _) = oneshot::channel();
+        Box::pin(self.live(Box::new(request), check_upstream, turn, nobody)).await;
+    }
+
     /// Opens it at its place as soon as that can be had, and ends when it has ended.
     async fn come_back(mut self, daemon: &Arc<Daemon>, place: SessionRecord, digest: TokenDigest) {
         let end = match Box::pin(self.until_back(daemon, &place)).await {
@@ -189,7 +269,7 @@ impl Life {
 
     async fn try_again(&self, daemon: &Daemon, place: &SessionRecord) -> Result<OpenSession, NotOpened> {
         let _turn = daemon.returning.acquire().await;
-        let request = daemon.asked_again(&self.entry, place).await?;
+        let request = daemon.asked_back(&self.entry, place).await?;
         // Neither the credential nor the Paperclip API is asked for first: an agent is told of them by each answer.
         Ok(self.app.open(request).await?)
     }
@@ -205,7 +285,7 @@ impl Life {
     /// What it left on its target is nobody's any more.
     async fn clear(&self, daemon: &Arc<Daemon>, place: &SessionRecord) {
         let cleared = async {
-            match daemon.asked_again(&self.entry, place).await {
+            match daemon.asked_back(&self.entry, place).await {
                 Ok(request) => Box::pin(self.app.clear_left(request, place)).await,
                 Err(why) => {
                     tracing::warn!(session = %place.session, detail = why.detail, "what a session left on its target ends by itself");
@@ -217,6 +297,16 @@ impl Life {
         }
     }
 }
+
+/// Whether only a gateway serves it that must be told the token itself.
+fn needs_the_token(request: &SessionRequest) -> bool {
+    let script = matches!(request.gateway, GatewayChoice::Script(_));
+    script && matches!(request.tunnel, TunnelChoice::Http2 | TunnelChoice::Queue)
+}
+
+/// Why such a session is not opened again.
+const SCRIPT_NEEDS_IT: &str = "it was not open yet when the daemon ended, and its gateway is a script, which needs the \
+                               token itself; only its digest was kept, so make a new one";
 
 /// Everything that is wrong, in one line.
 fn told(error: CreateError) -> String {

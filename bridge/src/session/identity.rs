@@ -14,11 +14,13 @@ use crate::placing;
 pub(crate) struct Identity {
     /// Its name, here and on the target.
     pub(crate) session: Uuid,
-    /// `None` where a predecessor gave it out: only its digest was kept.
+    /// `None` where an earlier process gave it out: only its digest was kept.
     pub(crate) token: Option<Token>,
     pub(crate) digest: TokenDigest,
     /// What a predecessor left on the target, if it ended without order.
     pub(crate) predecessor: Option<SessionRecord>,
+    /// Whether that goes on.
+    goes_on: bool,
 }
 
 impl Identity {
@@ -60,14 +62,16 @@ impl Identity {
                 token: None,
                 digest: TokenDigest::from_bytes(digest),
                 predecessor,
+                goes_on: true,
             });
         }
         match named {
             Some(Named { id, token }) => Ok(Self {
                 session: id,
                 digest: token.digest(),
-                token: Some(token),
+                token: token.whole(),
                 predecessor,
+                goes_on: false,
             }),
             None => Self::fresh(predecessor),
         }
@@ -92,6 +96,7 @@ impl Identity {
             token: None,
             digest: TokenDigest::from_bytes(digest),
             predecessor: Some(record.clone()),
+            goes_on: true,
         })
     }
 
@@ -112,6 +117,7 @@ impl Identity {
             digest: token.digest(),
             token: Some(token),
             predecessor,
+            goes_on: false,
         })
     }
 
@@ -133,7 +139,7 @@ impl Identity {
 
     /// Whether a predecessor's session goes on.
     pub(crate) fn resumes(&self) -> bool {
-        self.token.is_none()
+        self.goes_on
     }
 }
 

@@ -304,6 +304,9 @@ pub(crate) struct Kept {
     /// The digest of the token that is its agent's now, in hexadecimal digits.
     #[serde(default)]
     pub(crate) token_sha256: String,
+    /// Whoever asked for it was shown its token at once, and holds it while it is being opened.
+    #[serde(default)]
+    pub(crate) shown: bool,
     /// Where it stands, once it has been open.
     #[serde(default)]
     pub(crate) place: Option<SessionRecord>,

@@ -26,7 +26,7 @@ fn keeping() -> Arc<Daemon> {
 /// What a session is after a daemon's planned end, through the form in which it is written down; with its token.
 async fn left(asked: NewSession) -> (Kept, String) {
     let daemon = keeping();
-    let created = daemon.create(asked, 0, true).await.unwrap();
+    let created = daemon.create(asked, 0, true, Told::AtOnce).await.unwrap();
     created.opened.await.unwrap().unwrap();
     daemon.begin_drain();
     daemon.drained().await;
@@ -104,7 +104,7 @@ async fn a_session_comes_back_at_its_port_with_its_name_and_token() {
 #[tokio::test]
 async fn a_rotated_token_is_the_one_that_comes_back() {
     let first = keeping();
-    let created = first.create(local(), 0, true).await.unwrap();
+    let created = first.create(local(), 0, true, Told::AtOnce).await.unwrap();
     created.opened.await.unwrap().unwrap();
     let rotated = created.entry.rotate().await.unwrap();
     first.begin_drain();
@@ -193,6 +193,7 @@ async fn who_is_revoked_or_out_of_time_before_he_is_back_does_not_come_back() {
         },
         Kept {
             session: Uuid::now_v7(),
+            shown: false,
             place: None,
             ..kept.clone()
         },
@@ -210,6 +211,43 @@ async fn who_is_revoked_or_out_of_time_before_he_is_back_does_not_come_back() {
         let standing = until(entry, SessionState::Ended, Some(reason)).await;
         assert!(standing.is_over_for_good(), "{reason}");
     }
+}
+
+#[tokio::test]
+async fn a_session_that_was_being_opened_is_opened_with_the_token_that_was_shown() {
+    let token = "pcb_shown-at-once";
+    let asked = |more: fn(&mut Kept)| {
+        let mut kept = Kept {
+            expires: SystemTime::now() + Duration::from_secs(600),
+            token_sha256: hex(TokenDigest::of(token.as_bytes()).to_bytes()),
+            shown: true,
+            ..kept()
+        };
+        more(&mut kept);
+        kept
+    };
+    let [begun, wrong, revoked] = [
+        asked(|_| {}),
+        asked(|kept| kept.asked.policy = Some("/nonexistent/policy.toml".to_owned())),
+        asked(|_| {}),
+    ];
+    let sessions = [begun.session, wrong.session, revoked.session];
+    let daemon = keeping();
+    let mut left = taken([begun, wrong, revoked]);
+    left[2].revoked = true;
+
+    daemon.bring_back(left);
+
+    let [begun, wrong, revoked] = sessions.map(|session| daemon.session(session).unwrap());
+    until(&begun, SessionState::Ready, None).await;
+    let kept = begun.kept_now();
+    assert_eq!(kept.place.as_ref().unwrap().run_id, "r");
+    assert!(whoami(port(&kept), token).await.starts_with("HTTP/1.1 200"));
+    assert!(whoami(port(&kept), "pcb_other").await.starts_with("HTTP/1.1 401"));
+    // A mistake of the configuration is told as it is to whoever makes a session.
+    let standing = until(&wrong, SessionState::Ended, Some("configuration")).await;
+    assert!(standing.is_over_for_good());
+    until(&revoked, SessionState::Ended, Some("revoked")).await;
 }
 
 #[tokio::test]

@@ -48,7 +48,7 @@ fn local() -> NewSession {
 }
 
 async fn created(daemon: &Arc<Daemon>) -> Created {
-    daemon.create(local(), 0, true).await.unwrap()
+    daemon.create(local(), 0, true, Told::AtOnce).await.unwrap()
 }
 
 fn kept() -> Kept {
@@ -62,12 +62,13 @@ fn kept() -> Kept {
         expires: now,
         heartbeat: None,
         token_sha256: String::new(),
+        shown: false,
         place: None,
     }
 }
 
 fn entry() -> Arc<Entry> {
-    Entry::new(kept(), Arc::default(), None, TokenDigest::of(b"token"))
+    Entry::new(kept(), Arc::default(), None, TokenDigest::of(b"token"), None)
 }
 
 mod coming_back;
@@ -78,7 +79,7 @@ async fn a_daemon_that_is_full_takes_no_session_until_one_has_ended() {
     let first = created(&daemon).await;
     first.opened.await.unwrap().unwrap();
 
-    let refused = daemon.create(local(), 0, true).await.unwrap_err();
+    let refused = daemon.create(local(), 0, true, Told::AtOnce).await.unwrap_err();
 
     assert!(matches!(refused, CreateError::Full(1)), "{refused}");
     first.entry.end(Ending::Revoked);
@@ -96,7 +97,7 @@ async fn a_daemon_that_drains_closes_what_it_has_and_takes_nothing_on() {
 
     daemon.begin_drain();
 
-    let refused = daemon.create(local(), 0, true).await.unwrap_err();
+    let refused = daemon.create(local(), 0, true, Told::AtOnce).await.unwrap_err();
     assert!(matches!(refused, CreateError::Draining), "{refused}");
     daemon.drained().await;
     assert_eq!(first.entry.state(), SessionState::Ended);

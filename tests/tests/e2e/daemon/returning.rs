@@ -202,6 +202,8 @@ async fn what_holds_the_port_on_a_host_without_proc_is_waited_for_and_told() {
     assert_eq!(shown["reason"], "port_held", "{shown}");
     // What it is must be asked of the host: nothing is ended on a guess.
     assert!(frozen.iter().all(|pid| processes::one(*pid).is_some()));
+    let known = serving.ask(&["sessions", "env", &opened.session]).await["env"].clone();
+    assert_eq!(known["PAPERCLIP_API_URL"], opened.url.as_str());
     for pid in frozen {
         processes::signal(pid, "KILL");
     }
@@ -236,6 +238,27 @@ async fn a_session_behind_a_peers_script_ends_over_http2_and_comes_back_over_a_q
         (!processes::anyone_listens(port(&http2))).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn the_environment_of_a_session_that_is_not_back_is_what_it_was() {
+    let Some(mut place) = ssh() else { return };
+    let (upstream, serving) = (Upstream::start().await, Serving::start().await);
+    let opened = session(&serving, &upstream, &place, &["--tunnel", "queue_v1"]).await;
+    let mut known = serving.ask(&["sessions", "env", &opened.session]).await;
+    let serving = ended(serving, End::Killed).await;
+    let Place::Ssh(server) = &mut place else { return };
+    server.stop();
+
+    let serving = serving.start().await;
+
+    serving.until(&opened.session, "reconnecting").await;
+    assert_eq!(serving.ask(&["sessions", "env", &opened.session]).await, known);
+    let env = known["env"].as_object_mut().unwrap();
+    env.insert("PAPERCLIP_API_KEY".to_owned(), opened.token.clone().into());
+    assert_eq!(serde_json::to_value(&opened.env).unwrap(), known["env"]);
+    server.start_again();
+    is_back(&serving, &opened).await;
 }
 
 #[tokio::test]
