@@ -111,7 +111,7 @@ fn id_of(found: &Found) -> Option<&FileId> {
         | Found::Written { id }
         | Found::Gone { id }
         | Found::NotWritten { id } => Some(id),
-        Found::Hello { .. } | Found::Beat | Found::GatewayGone | Found::End => None,
+        Found::Hello { .. } | Found::Beat | Found::GatewayGone | Found::Behind { .. } | Found::End => None,
     }
 }
 
@@ -185,6 +185,12 @@ fn pieces(mut text: &[u8]) -> Vec<Piece> {
 
 fn slow_mark(mark: &[u8]) -> Result<Found, ListingFault> {
     let name = mark.get(2..).and_then(|name| std::str::from_utf8(name).ok());
+    if mark.get(..2) == Some(b"B ") {
+        let fence = name.and_then(|fence| fence.parse().ok());
+        return fence
+            .map(|fence| Found::Behind { fence })
+            .ok_or(ListingFault::Unknown);
+    }
     let id = name
         .and_then(|name| FileId::of_file(&format!("{name}.json")))
         .ok_or(ListingFault::Unknown)?;

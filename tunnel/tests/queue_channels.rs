@@ -15,7 +15,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use runners::local::{BaseEnvironment, LocalRunner};
 use tunnel::queue::batch::Batch;
-use tunnel::queue::channel::{OpenQueue, Order, QueueAccess, QueueChannel};
+use tunnel::queue::channel::{ChannelFault, OpenQueue, Order, QueueAccess, QueueChannel};
 use tunnel::queue::directory::Directory;
 use tunnel::queue::listing::{FileId, Found};
 use tunnel::queue::pump::Pump;
@@ -41,6 +41,7 @@ impl World {
             shell: shell.to_owned(),
             directory: self.queue.to_str().unwrap().to_owned(),
             record: String::new(),
+            fence: None,
             limit_bytes: LIMIT,
             executions: Arc::default(),
         }
@@ -68,6 +69,24 @@ impl World {
             channels.push((format!("batch {shell}"), self.batch(&shell, Arc::default())));
         }
         channels
+    }
+
+    /// Those that a host with this fence has, with every shell that is here.
+    fn fenced(&self, fence: u64) -> Vec<(String, Box<dyn QueueChannel>)> {
+        let mut channels: Vec<(String, Box<dyn QueueChannel>)> = Vec::new();
+        for shell in self.shells() {
+            let access = QueueAccess {
+                fence: Some(fence),
+                ..self.access(&shell)
+            };
+            channels.push((format!("pump {shell}"), Box::new(Pump::new(access.clone()))));
+            channels.push((format!("batch {shell}"), Box::new(Batch::new(access))));
+        }
+        channels
+    }
+
+    fn fence(&self) -> String {
+        std::fs::read_to_string(self.queue.join("fence")).unwrap_or_default()
     }
 
     fn shells(&self) -> Vec<String> {
@@ -454,4 +473,169 @@ async fn one_execution_alone_carries_an_answer_and_brings_the_next_request() {
 
     let each = executions.load(Ordering::Relaxed) - before;
     assert!(each <= 20, "{each} executions for 10 callbacks");
+}
+
+/// Ends a channel, and waits until nothing of it runs.
+async fn close(queue: OpenQueue) {
+    let OpenQueue {
+        mut found,
+        orders,
+        tasks: _tasks,
+        ..
+    } = queue;
+    drop(orders);
+    while found.recv().await.is_some() {}
+}
+
+/// Waits until the channel says that a later owner was there, and for its end; which fence that one had.
+async fn behind(queue: &mut OpenQueue) -> Option<u64> {
+    let mut fence = None;
+    loop {
+        match tokio::time::timeout(PATIENCE, queue.found.recv())
+            .await
+            .expect("in time")
+        {
+            Some(Ok(Found::Behind { fence: found })) => fence = Some(found),
+            Some(Ok(other)) => assert_eq!(other, Found::Beat, "an old owner's channel finds nothing"),
+            Some(Err(_)) | None => return fence,
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_channel_of_an_older_fence_is_not_opened_and_leaves_the_newer_one_as_it_is() {
+    let world = World::new();
+    let older = world.fenced(6);
+    for ((name, new), (_, old)) in world.fenced(7).into_iter().zip(older) {
+        let mut queue = new.open().await.unwrap();
+        assert_eq!(world.fence(), "7\n", "{name}");
+        let turn = world.queue.join("pump");
+        eventually("it has its turn", || turn.exists()).await;
+        let owner = std::fs::read(&turn).unwrap();
+
+        let refused = old.open().await;
+
+        assert!(
+            matches!(refused, Err(ChannelFault::Fenced(7))),
+            "{name}: {refused:?}"
+        );
+        assert_eq!(std::fs::read(&turn).unwrap(), owner, "{name}");
+        assert_eq!(world.fence(), "7\n", "{name}");
+        world.put("a.json", b"x");
+        let bytes = Bytes::from_static(b"x");
+        assert_eq!(
+            next(&mut queue).await,
+            Found::Request { id: id("a"), bytes },
+            "{name}"
+        );
+        assert_eq!(
+            answer(&mut queue, "a", "y").await,
+            Found::Written { id: id("a") },
+            "{name}"
+        );
+        // The same owner again, as after a lost connection.
+        close(queue).await;
+        close(new.open().await.unwrap_or_else(|fault| panic!("{name}: {fault}"))).await;
+        std::fs::remove_dir_all(&world.queue).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_channel_that_is_open_does_nothing_once_a_later_owner_has_been_there() {
+    let world = World::new();
+    for (name, channel) in world.fenced(6) {
+        let mut queue = channel.open().await.unwrap();
+        world.put("a.json", b"x");
+        let bytes = Bytes::from_static(b"x");
+        assert_eq!(
+            next(&mut queue).await,
+            Found::Request { id: id("a"), bytes },
+            "{name}"
+        );
+
+        // By hand, and by nothing else: whose turn it is, is as it was.
+        std::fs::write(world.queue.join("later"), "7\n").unwrap();
+        std::fs::rename(world.queue.join("later"), world.queue.join("fence")).unwrap();
+        let orders = [
+            Order::Write {
+                id: id("a"),
+                answer: Bytes::from_static(b"late"),
+            },
+            Order::Forget { ids: vec![id("a")] },
+        ];
+        for order in orders {
+            // It may have ended before it was told.
+            let _ = queue.orders.send(order).await;
+        }
+        world.put("b.json", b"y");
+
+        let told = behind(&mut queue).await;
+
+        // It may end with the loss of its input before it is heard; then it is told when it is opened again.
+        assert!(matches!(told, None | Some(7)), "{name}: {told:?}");
+        let again = channel.open().await;
+        assert!(matches!(again, Err(ChannelFault::Fenced(7))), "{name}: {again:?}");
+        assert_eq!(world.names("claimed"), ["a.json"], "{name}");
+        assert_eq!(world.names("requests"), ["b.json"], "{name}");
+        assert_eq!(world.names("responses"), [""; 0], "{name}");
+        assert_eq!(world.fence(), "7\n", "{name}");
+        drop(queue);
+        std::fs::remove_dir_all(&world.queue).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_newer_fence_takes_the_place_of_an_older_one_and_of_what_is_none() {
+    let world = World::new();
+    for (name, channel) in world.fenced(6) {
+        for there in [
+            "5\n",
+            "",
+            "x\n",
+            "-9\n",
+            "99999999999999999999\n",
+            "6 7\n",
+            "../../etc\n",
+        ] {
+            std::fs::create_dir_all(&world.queue).unwrap();
+            std::fs::write(world.queue.join("fence"), there).unwrap();
+
+            close(channel.open().await.unwrap()).await;
+
+            assert_eq!(
+                world.fence(),
+                if there == "6 7\n" { there } else { "6\n" },
+                "{name}: {there:?}"
+            );
+        }
+        // Neither is a link written through, nor a folder in the way.
+        let precious = world.folder.path().join("precious");
+        std::fs::write(&precious, "9\n").unwrap();
+        std::fs::remove_file(world.queue.join("fence")).unwrap();
+        symlink(&precious, world.queue.join("fence")).unwrap();
+        close(channel.open().await.unwrap()).await;
+        assert_eq!(
+            (world.fence().as_str(), std::fs::read(&precious).unwrap()),
+            ("6\n", b"9\n".to_vec()),
+            "{name}"
+        );
+        std::fs::remove_file(world.queue.join("fence")).unwrap();
+        std::fs::create_dir(world.queue.join("fence")).unwrap();
+        close(channel.open().await.unwrap()).await;
+        assert_eq!(world.fence(), "6\n", "{name}");
+        std::fs::remove_dir_all(&world.queue).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn without_a_fence_there_is_no_such_file() {
+    let world = World::new();
+    for (name, channel) in world.channels() {
+        let queue = channel.open().await.unwrap();
+
+        assert!(!world.queue.join("fence").exists(), "{name}");
+
+        close(queue).await;
+        std::fs::remove_dir_all(&world.queue).unwrap();
+    }
 }

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::channel::{
     ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueAccess, QueueChannel, arguments, encode,
-    owner, script,
+    fence_word, owner, script,
 };
 use super::listing::{FileId, Found, Listing, ListingFault};
 
@@ -79,6 +79,7 @@ impl Batch {
                     &turns.to_string(),
                     if relist { "1" } else { "0" },
                     &self.0.record,
+                    &fence_word(self.0.fence),
                 ],
             ),
         );
@@ -131,6 +132,7 @@ impl QueueChannel for Batch {
                     clock,
                     tasks,
                 }),
+                Some(Ok(Found::Behind { fence })) => Err(ChannelFault::Fenced(fence)),
                 Some(Ok(_)) => Err(ListingFault::Unknown.into()),
                 Some(Err(fault)) => Err(fault),
                 None => Err(ChannelFault::Ended("it did not start".to_owned())),
@@ -208,6 +210,7 @@ impl OutputSink for Sink {
                     Found::Response { .. }
                     | Found::Beat
                     | Found::GatewayGone
+                    | Found::Behind { .. }
                     | Found::Written { .. }
                     | Found::Gone { .. }
                     | Found::NotWritten { .. } => {}

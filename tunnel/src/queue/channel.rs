@@ -49,6 +49,9 @@ pub struct QueueAccess {
     pub directory: String,
     /// The file on the target that names the gateway's process, or empty.
     pub record: String,
+    /// The fence under which the session is owned, where it is held in a store: once a later owner has been there, nothing
+    /// is done any more.
+    pub fence: Option<u64>,
     /// The longest request.
     pub limit_bytes: usize,
     /// Counts what is run.
@@ -112,6 +115,9 @@ pub enum ChannelFault {
     /// It printed what is not understood.
     #[error(transparent)]
     Listing(#[from] ListingFault),
+    /// A later owner of the session has been there; the queue is not ours any more.
+    #[error("another host serves the queue by now, under the fence {0}")]
+    Fenced(u64),
     /// A directory on this machine is not acceptable or failed.
     #[error("{action}")]
     Directory {
@@ -163,9 +169,14 @@ pub(super) fn encode(order: &Order, exact_head: bool) -> Vec<u8> {
 }
 
 /// The arguments of the shell for one run of the script; [`script`] must be the first on its stdin.
-pub(super) fn arguments(mode: &str, rest: [&str; 6]) -> Vec<String> {
+pub(super) fn arguments(mode: &str, rest: [&str; 7]) -> Vec<String> {
     let fixed = ["-c", BOOT, "pcb-queue", mode];
     fixed.into_iter().chain(rest).map(str::to_owned).collect()
+}
+
+/// A fence in the words of `host.sh`.
+pub(super) fn fence_word(fence: Option<u64>) -> String {
+    fence.map(|fence| fence.to_string()).unwrap_or_default()
 }
 
 /// The script as it goes ahead of all orders.

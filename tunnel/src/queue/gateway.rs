@@ -12,7 +12,8 @@ use runners::{Execution, RunnerError};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
-use super::QueueOptions;
+use super::channel::fence_word;
+use super::{QueueOptions, TAKEN_OVER};
 use crate::launch::{
     Ended, GatewayEnvironment, Installed, LaunchFault, Launcher, QueueVariables, SessionName,
 };
@@ -36,6 +37,7 @@ pub(super) struct GatewayLife {
     name: SessionName,
     environment: QueueVariables,
     token: crate::launch::GatewayToken,
+    fence: Option<u64>,
     executions: Arc<AtomicU64>,
 }
 
@@ -60,6 +62,9 @@ pub(super) enum GatewayFault {
     /// Another port than the one that the agent was told.
     #[error("the gateway listens on another port than {0}")]
     OtherPort(u16),
+    /// A later owner of the session has been there.
+    #[error("another host serves the queue by now, under the fence {0}")]
+    Fenced(u64),
     /// The directory is not acceptable.
     #[error("the queue directory cannot be used: {0}")]
     Directory(String),
@@ -74,6 +79,7 @@ impl GatewayFault {
             Self::Late => "readiness_timeout",
             Self::Ready(_) => "ready_invalid",
             Self::OtherPort(_) => "port_taken",
+            Self::Fenced(_) => TAKEN_OVER,
             Self::Directory(_) => "queue_directory",
         }
     }
@@ -102,6 +108,7 @@ impl GatewayLife {
                 linger: options.linger,
             },
             token: options.token.clone(),
+            fence: options.fence,
             executions: options.executions.clone(),
         }
     }
@@ -175,7 +182,8 @@ impl GatewayLife {
         }
     }
 
-    /// Whether this session's gateway lives there. If not, prepares the directory: emptied, or as it is.
+    /// Whether this session's gateway lives there. If not, prepares the directory: emptied, or as it is. Nothing of it where
+    /// a later owner has been there; else the directory says that this one was.
     async fn look(&self, empty: bool) -> Result<Look, GatewayFault> {
         let clear = if empty {
             "rm -rf \"$q\"; "
@@ -183,21 +191,28 @@ impl GatewayLife {
             "rm -rf \"$q/ready.json\"; "
         };
         let script = format!(
-            "unset CDPATH; umask 077; q={}; r={}; w={}; a=0; \
+            "unset CDPATH; umask 077; q={}; r={}; w={}; f={}; a=0; b=; \
+             if [ \"$f\" ] && [ -f \"$q/fence\" ] && [ ! -L \"$q/fence\" ]; then read -r b x <\"$q/fence\"; fi; \
+             case $b in ''|*[!0-9]*|???????????????????*) b=-1;; esac; \
+             if [ \"$f\" ] && [ \"$b\" -gt \"$f\" ]; then echo \"{MARK}behind\"; echo \"$b\"; exit 0; fi; \
+             own() {{ [ \"$f\" ] || return 0; [ ! -d \"$q/fence\" ] || rm -rf \"$q/fence\"; \
+             echo \"$f\" >\"$q/fence.$$\" && mv -f \"$q/fence.$$\" \"$q/fence\"; }}; \
              if [ -f \"$r\" ]; then read -r p s x <\"$r\"; \
              if [ -r \"/proc/$p/stat\" ] && [ \"$s\" ]; then read -r l <\"/proc/$p/stat\"; set -- ${{l##*) }}; \
              if [ \"${{20}}\" = \"$s\" ]; then case $1 in Z|X) ;; *) a=1;; esac; fi; elif kill -0 \"$p\" 2>/dev/null; then a=1; fi; fi; \
              h=; if [ -f \"$q/host.session\" ]; then read -r h <\"$q/host.session\"; fi; \
-             if [ $a = 1 ] && [ \"$h\" = \"$w\" ] && [ -f \"$q/ready.json\" ]; then echo \"{MARK}alive\"; \
+             if [ $a = 1 ] && [ \"$h\" = \"$w\" ] && [ -f \"$q/ready.json\" ]; then own; echo \"{MARK}alive\"; \
              head -c {READY_MAX_BYTES} \"$q/ready.json\"; exit 0; fi; \
              {clear}mkdir -p \"$q/requests\" \"$q/responses\" \"$q/claimed\" \"$q/logs\" && chmod 700 \"$q\" && \
-             echo \"$w\" >\"$q/host.session\" && echo \"{MARK}nothing\"",
+             own && echo \"$w\" >\"$q/host.session\" && echo \"{MARK}nothing\"",
             quote(self.directory()),
             quote(&self.record()),
             self.stamp(),
+            fence_word(self.fence),
         );
         let (word, rest) = self.run(script, EXECUTION_LIMIT).await?;
         match word.as_str() {
+            "behind" => Err(GatewayFault::Fenced(rest.trim().parse().unwrap_or(u64::MAX))),
             "alive" => Ok(Look::Alive(ready_port(&rest)?)),
             _ => Ok(Look::Nothing),
         }

@@ -1,6 +1,6 @@
 # The host's hands in a queue directory. Read by any POSIX shell; what it prints is described in listing.rs.
 #
-#   sh -c SCRIPT pcb-queue MODE QUEUE LIMIT OWNER TURNS RELIST RECORD
+#   sh -c SCRIPT pcb-queue MODE QUEUE LIMIT OWNER TURNS RELIST RECORD FENCE
 #
 # MODE    pump: until end of input, a poller and a reader of orders that end each other.
 #         batch: takes the orders on stdin, then waits up to TURNS checks for requests, and ends.
@@ -8,13 +8,14 @@
 # OWNER   the name of this channel; with RELIST 1 it takes the place of an earlier one, which claims no more.
 # RELIST  1: says first what lies there from before.
 # RECORD  a file that begins with the gateway's pid, or empty.
+# FENCE   a number that grows with each owner of the session, or empty. A run does nothing once a later owner was here.
 umask 077
 LC_ALL=C
 export LC_ALL
 unset CDPATH
 set -C
 trap '' PIPE
-mode=$1 queue=$2 limit=$3 owner=$4 turns=$5 relist=$6 record=$7 main=$$
+mode=$1 queue=$2 limit=$3 owner=$4 turns=$5 relist=$6 record=$7 fence=$8 main=$$
 
 refuse() {
     echo "$1" >&2
@@ -24,6 +25,25 @@ refuse() {
 [ ! -L "$queue" ] || refuse "the queue is a symbolic link"
 mkdir -p "$queue" || exit 3
 cd -P "$queue" || exit 3
+
+# Whether no later owner of the session has been here; the file `fence` holds the number of the last. Says so where one was.
+in_time() {
+    [ -n "$fence" ] || return 0
+    last=''
+    if [ -f fence ] && [ ! -L fence ]; then read -r last rest <fence; fi
+    # What is no number of ours tells of no owner.
+    case $last in '' | *[!0-9]* | ???????????????????*) last=-1 ;; esac
+    if [ "$last" -gt "$fence" ]; then
+        echo "<B $last>"
+        return 1
+    fi
+    [ "$last" -lt "$fence" ] || return 0
+    # Under a name of its own, so that each writes a whole one.
+    rm -rf "fence.$owner"
+    [ ! -d fence ] || rm -rf fence
+    echo "$fence" >"fence.$owner" && mv -f "fence.$owner" fence
+}
+in_time || exit 0
 for folder in requests responses claimed; do
     [ -d "$folder" ] || mkdir "$folder" || exit 3
     [ ! -L "$folder" ] || refuse "$folder in the queue is a symbolic link"
@@ -145,6 +165,7 @@ obey() {
         # Split at blanks: orders hold nothing that a shell would expand.
         set -- $order
         set +f
+        in_time || return 0
         case ${1-} in
         W) head -c "$3" | answer "$2" ;;
         w) lines | answer "$2" ;;
@@ -192,7 +213,7 @@ poll() {
     [ "$relist" != 1 ] || recall
     beat=0
     while kill -0 "$main" 2>/dev/null; do
-        is_mine || exit 0
+        is_mine && in_time || exit 0
         if take; then idle=0 spent=$checks; else rest; fi
         beat=$((beat + spent))
         if [ "$beat" -ge 100 ]; then
@@ -223,7 +244,7 @@ obey
 if [ "$turns" -ge 0 ]; then
     watch
     waited=0
-    while is_mine && ! take; do
+    while is_mine && in_time && ! take; do
         [ "$waited" -lt "$turns" ] || break
         rest
         waited=$((waited + spent))

@@ -7,7 +7,8 @@
 //! One item a line: `H VERSION EXACT CLOCK`, `R ID SIZE` and base64 up to `.`, `L ID SIZE` (longer than the limit),
 //! `O ID` (a response that lies there), `K` (alive), `X` (the gateway's process has
 //! ended), `Z` (all of a batch). The reader of orders writes into the same
-//! pipe at any time, always between `<` and `>`: `A ID` (written), `G ID` (its request is gone), `F ID` (not written).
+//! pipe at any time, always between `<` and `>`: `A ID` (written), `G ID` (its request is gone), `F ID` (not written). In
+//! the same way anybody there says `B FENCE`: a later owner of the session was there, and nothing is done any more.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -73,6 +74,11 @@ pub enum Found {
     Beat,
     /// The gateway's process has ended.
     GatewayGone,
+    /// A later owner of the session was there; nothing is done any more.
+    Behind {
+        /// Its fence.
+        fence: u64,
+    },
     /// An answer stands at its place.
     Written {
         /// Its file's name.
@@ -292,6 +298,10 @@ fn id(word: &str) -> Result<FileId, ListingFault> {
 fn marked(mark: &[u8]) -> Result<Found, ListingFault> {
     let text = std::str::from_utf8(mark).map_err(|_| ListingFault::Unknown)?;
     let (kind, name) = text.split_once(' ').ok_or(ListingFault::Unknown)?;
+    if kind == "B" {
+        let fence = name.parse().map_err(|_| ListingFault::Unknown)?;
+        return Ok(Found::Behind { fence });
+    }
     let id = id(name)?;
     match kind {
         "A" => Ok(Found::Written { id }),
@@ -368,6 +378,15 @@ mod tests {
     }
 
     #[test]
+    fn that_a_later_owner_was_there_may_be_said_anywhere() {
+        let found = read(&[b"<B 7>H 1 1 -\nR a 5\naGV<B 18446744073709551615>s\nbG8=\n.\n"]).unwrap();
+
+        assert_eq!(found[0], Found::Behind { fence: 7 });
+        assert_eq!(found[2], Found::Behind { fence: u64::MAX });
+        assert_eq!(found.len(), 4);
+    }
+
+    #[test]
     fn a_file_that_changed_while_it_was_read_is_unreadable() {
         for body in ["aGVs\n", "aGVsbG8\n", "aG=s\nbG8=\n", "!!!!\n", "aGVsbG9=\n"] {
             let stream = format!("R a 5\n{body}.\n");
@@ -393,7 +412,7 @@ mod tests {
 
     #[test]
     fn a_line_that_is_not_ours_ends_the_stream() {
-        let lines: [&[u8]; 9] = [
+        let lines: [&[u8]; 11] = [
             b"Welcome!\n",
             b"R ../x 5\n",
             b"R .x 5\n",
@@ -402,6 +421,8 @@ mod tests {
             b"H 2 1 -\n",
             b"<A ../x>",
             b"<Q x>",
+            b"<B x>",
+            b"<B -1>",
             b"\xff\n",
         ];
         for line in lines {

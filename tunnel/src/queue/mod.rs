@@ -40,6 +40,9 @@ pub type QueuePlace = Arc<OnceLock<String>>;
 /// Says that a queue that is stopped is left for a successor, and how long callbacks under way may take to end.
 pub type LeaveQueue = Arc<OnceLock<Duration>>;
 
+/// The reason of a queue's end where a later owner of its session has been there.
+pub const TAKEN_OVER: &str = "taken_over";
+
 /// What a queue needs to know, whoever started its gateway.
 #[derive(Clone, Debug)]
 pub struct QueueOptions {
@@ -70,6 +73,9 @@ pub struct QueueOptions {
     pub again: bool,
     /// Set before `stop` is cancelled: a successor takes the queue up, so that its gateway and what waits in it stay.
     pub leave: LeaveQueue,
+    /// The fence under which this host owns the session, where it is held in a store that other hosts may have: it does
+    /// nothing in the queue any more once a later owner has been there, and ends as [`TAKEN_OVER`].
+    pub fence: Option<u64>,
     /// Told where the queue lies.
     pub place: QueuePlace,
     /// Counts what is run on the target.
@@ -94,6 +100,7 @@ impl QueueOptions {
             port: 0,
             again: false,
             leave: LeaveQueue::default(),
+            fence: None,
             place: QueuePlace::default(),
             executions: Arc::default(),
         }

@@ -15,7 +15,7 @@ use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use super::channel::{
     ChannelFault, FOUND_QUEUE, ORDER_QUEUE, OpenQueue, Order, QueueAccess, QueueChannel, TICK, arguments,
-    encode, owner, script,
+    encode, fence_word, owner, script,
 };
 use super::listing::{Found, Listing};
 
@@ -51,6 +51,7 @@ impl Pump {
                     "0",
                     "1",
                     &self.0.record,
+                    &fence_word(self.0.fence),
                 ],
             ),
             cwd: None,
@@ -65,6 +66,7 @@ impl Pump {
             read(&mut reading, &mut listing, &mut first).await?;
             match first.first() {
                 Some(Found::Hello { exact_head, clock }) => break (*exact_head, *clock),
+                Some(Found::Behind { fence }) => return Err(ChannelFault::Fenced(*fence)),
                 Some(_) => return Err(super::listing::ListingFault::Unknown.into()),
                 None => {}
             }

@@ -12,7 +12,6 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use wire::envelope::envelope_limit;
 
-use super::QueueOptions;
 use super::batch::Batch;
 use super::channel::{ChannelFault, OpenQueue, QueueAccess, QueueChannel};
 use super::desk::Desk;
@@ -22,6 +21,7 @@ use super::gateway::{GatewayFault, GatewayLife};
 use super::named::Named;
 use super::pump::Pump;
 use super::worker::{Pause, Worker};
+use super::{QueueOptions, TAKEN_OVER};
 use crate::launch::{LaunchFault, Launcher};
 use crate::{Callbacks, Listening, Status, StatusReporter, TunnelEnd};
 
@@ -60,7 +60,10 @@ pub(super) async fn on_target(
     };
     let port = match begun {
         Some(Ok(port)) => port,
-        Some(Err(fault)) if options.again => return refused(fault),
+        // What is there is somebody's, and not ours to clear away.
+        Some(Err(fault)) if options.again || matches!(fault, GatewayFault::Fenced(_)) => {
+            return refused(fault);
+        }
         Some(Err(fault)) => {
             let left = clean_up(&life, Instant::now() + STOP_LIMIT).await;
             if let Err(detail) = left {
@@ -92,7 +95,7 @@ pub(super) async fn on_target(
     let last = match session.run(&mut worker).await {
         Ok(last) => last,
         Err(fault) => {
-            if !options.again {
+            if !options.again && !matches!(fault, ChannelFault::Fenced(_)) {
                 let _ = clean_up(&life, Instant::now() + STOP_LIMIT).await;
             }
             return unusable(fault);
@@ -216,6 +219,7 @@ fn channel(launcher: &Launcher, life: &GatewayLife, options: &QueueOptions) -> B
         shell: launcher.shell().program().to_owned(),
         directory: life.directory().to_owned(),
         record: life.record().to_owned(),
+        fence: options.fence,
         limit_bytes: envelope_limit(options.max_body),
         executions: options.executions.clone(),
     };
@@ -239,7 +243,8 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    /// Serves until asked to stop; gives back the last channel if it still works. Fails only before the first one.
+    /// Serves until asked to stop; gives back the last channel if it still works. Fails only before the first one, and where
+    /// a later owner of the session has been there.
     async fn run(mut self, worker: &mut Worker) -> Result<Option<OpenQueue>, ChannelFault> {
         let mut served_before = false;
         loop {
@@ -264,12 +269,15 @@ impl Session<'_> {
                 Err(fault) if !served_before => return Err(fault),
                 Err(fault) => fault,
             };
+            if matches!(fault, ChannelFault::Fenced(_)) {
+                return Err(fault);
+            }
             tracing::info!(%fault, "the queue's channel was lost and is opened again");
             self.status.set(Status::Reconnecting {
                 reason: "connection_lost",
                 detail: fault.to_string(),
             });
-            if !self.pause().await || !self.revive().await {
+            if !self.pause().await || !self.revive().await? {
                 return Ok(None);
             }
         }
@@ -290,7 +298,7 @@ impl Session<'_> {
                 Pause::Stop(last) => return Ok(Some(last)),
                 Pause::Lost(fault) => return Err(fault),
                 Pause::GatewayGone(same) => {
-                    if !self.revive().await {
+                    if !self.revive().await? {
                         return Ok(Some(same));
                     }
                     queue = same;
@@ -299,16 +307,19 @@ impl Session<'_> {
         }
     }
 
-    /// Brings the gateway back until it is there; `false` when asked to stop.
-    async fn revive(&mut self) -> bool {
-        let Some(gateway) = self.gateway else { return true };
+    /// Brings the gateway back until it is there; `false` when asked to stop. Fails where it is not ours any more.
+    async fn revive(&mut self) -> Result<bool, ChannelFault> {
+        let Some(gateway) = self.gateway else {
+            return Ok(true);
+        };
         loop {
             let fault = tokio::select! {
                 revived = gateway.revive() => match revived {
-                    Ok(()) => return true,
+                    Ok(()) => return Ok(true),
+                    Err(GatewayFault::Fenced(fence)) => return Err(ChannelFault::Fenced(fence)),
                     Err(fault) => fault,
                 },
-                () = self.stop.cancelled() => return false,
+                () = self.stop.cancelled() => return Ok(false),
             };
             tracing::warn!(%fault, "the gateway is not back yet");
             self.status.set(Status::Degraded {
@@ -316,7 +327,7 @@ impl Session<'_> {
                 detail: fault.to_string(),
             });
             if !self.pause().await {
-                return false;
+                return Ok(false);
             }
         }
     }
@@ -355,6 +366,7 @@ fn refused(fault: GatewayFault) -> TunnelEnd {
         | GatewayFault::Late
         | GatewayFault::Ready(_)
         | GatewayFault::OtherPort(_)
+        | GatewayFault::Fenced(_)
         | GatewayFault::Directory(_)) => TunnelEnd::Refused {
             reason: fault.reason(),
             detail: fault.to_string(),
@@ -364,8 +376,16 @@ fn refused(fault: GatewayFault) -> TunnelEnd {
 
 fn unusable(fault: ChannelFault) -> TunnelEnd {
     let source = std::error::Error::source(&fault).map_or_else(String::new, |source| format!(": {source}"));
+    let reason = match fault {
+        ChannelFault::Fenced(_) => TAKEN_OVER,
+        ChannelFault::Runner(_)
+        | ChannelFault::Ended(_)
+        | ChannelFault::Silent(_)
+        | ChannelFault::Listing(_)
+        | ChannelFault::Directory { .. } => "queue_channel_failed",
+    };
     TunnelEnd::Refused {
-        reason: "queue_channel_failed",
+        reason,
         detail: format!("{fault}{source}"),
     }
 }

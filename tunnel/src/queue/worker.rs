@@ -103,6 +103,7 @@ impl Worker {
                         gateway_gone = true;
                         break;
                     }
+                    Some(Ok(Found::Behind { fence })) => return Pause::Lost(ChannelFault::Fenced(fence)),
                     Some(Ok(found)) => if let Err(fault) = self.take(found, clock) {
                         return Pause::Lost(fault.into());
                     },
@@ -258,7 +259,7 @@ impl Worker {
             Found::Written { id } => self.written(&id),
             Found::Gone { id } => self.over(id),
             Found::NotWritten { id } => self.not_written(&id),
-            Found::Hello { .. } | Found::End => return Err(ListingFault::Unknown),
+            Found::Hello { .. } | Found::Behind { .. } | Found::End => return Err(ListingFault::Unknown),
         }
         Ok(())
     }
