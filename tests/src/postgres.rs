@@ -151,7 +151,7 @@ impl Cluster {
             .arg(self.data())
             .arg("-k")
             .arg(self.directory.path())
-            .args(["-c", "listen_addresses=", "-c", "max_connections=60"])
+            .args(["-c", "listen_addresses=", "-c", "max_connections=100"])
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(log)

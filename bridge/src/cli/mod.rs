@@ -24,7 +24,7 @@ pub(crate) mod provider_options;
 pub(crate) mod secrets;
 pub mod target;
 pub(crate) mod policies;
-mod control;
+pub(crate) mod control;
 mod serve;
 mod serving;
 mod reload;

@@ -82,7 +82,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
     let mut signals = Signals::listen()?;
     allow_many_files();
     let Setup {
-        settings,
+        mut settings,
         control,
         secrets,
         audit,
@@ -109,6 +109,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         None => Ops::bind(settings.ops).await,
     };
     let ops = ops.map_err(unusable)?;
+    settings.address.get_or_insert_with(|| control.address());
     let dashboard = settings.dashboard;
     let daemon = Daemon::new(settings, secrets, audit, Some(store));
     daemon.resume().await.map_err(|error| {

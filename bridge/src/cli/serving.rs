@@ -162,6 +162,7 @@ impl Setup {
         let store = store_settings(config, &secrets, &state_dir).await?;
         let mut settings = DaemonSettings::new(state_dir, config.listeners.ops.address);
         settings.dashboard = config.listeners.ops.dashboard;
+        settings.address.clone_from(&config.listeners.control.advertise);
         settings.keep_outcomes = config.store.keep_outcomes;
         settings.tracing = Tracing::start(config.telemetry.otlp, &config::environment)
             .map_err(|why| Failure::new(Exit::Configuration, why))?;

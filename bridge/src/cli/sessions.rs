@@ -21,7 +21,8 @@ use crate::cli::secrets::SecretOptions;
 use crate::cli::stdio::{as_value, print, print_json};
 use crate::config::spelled::duration;
 use crate::daemon::{
-    EnvironmentShown, NO_HEARTBEAT, NewSession, Opened, Reaped, Rotated, SessionShown, SessionsShown,
+    EnvironmentShown, NO_HEARTBEAT, NewSession, Opened, OwnerShown, Reaped, Rotated, SessionShown,
+    SessionsShown,
 };
 
 /// Opening a session has a limit of its own, below this.
@@ -324,6 +325,23 @@ fn line(shown: &SessionShown) -> String {
 }
 
 /// One session on a page of its own.
+/// The daemon that serves a session, and where to ask it for more.
+fn owner(owner: &OwnerShown) -> String {
+    let mut text = format!("daemon {}", owner.daemon);
+    let parts = [
+        ("at", &owner.address),
+        ("on", &owner.host),
+        ("last seen", &owner.seen_at),
+    ];
+    for (word, part) in parts {
+        if let Some(part) = part {
+            // A `String` takes every write.
+            let _ = write!(text, " {word} {part}");
+        }
+    }
+    text
+}
+
 fn page(shown: &SessionShown) -> String {
     let heartbeat = shown.heartbeat_ms.map(|ms| format!("{ms} ms"));
     let open = Some(shown.open_outcomes)
@@ -334,6 +352,7 @@ fn page(shown: &SessionShown) -> String {
         ("state", Some(shown.state.name().to_owned())),
         ("reason", shown.reason.clone()),
         ("detail", shown.detail.clone()),
+        ("owner", shown.owner.as_ref().map(owner)),
         ("since", Some(shown.since.clone())),
         ("target", Some(shown.target.clone())),
         ("tunnel", shown.tunnel.clone()),

@@ -14,7 +14,7 @@ use serde_json::{Map, Value, json};
 use super::Config;
 use super::model::{AgentsAddress, ControlAddress, GatewayName};
 use super::spelled;
-use crate::cli::target;
+use crate::cli::{control, target};
 use crate::secrets::SecretRef;
 
 /// Names of upstreams and targets: short words that need no quotes in TOML and fit a variable's name.
@@ -133,6 +133,7 @@ pub(super) fn keywords(rules: &Map<String, Value>, value: &Value) -> Option<Stri
             .map(|_| "must be an address and a port, such as 127.0.0.1:4409".to_owned()),
         "agents-address" => text.parse::<AgentsAddress>().err(),
         "control-address" => text.parse::<ControlAddress>().err(),
+        "control-place" => control::address(text).err(),
         "gateway" => text.parse::<GatewayName>().err(),
         "target" => target::parse(text)
             .err()

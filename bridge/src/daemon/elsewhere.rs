@@ -1,12 +1,12 @@
 //! Sessions that this process does not have and the store knows: those of other daemons, and of earlier processes.
 //!
-//! Here: how they are shown, and that they are to end. Not here: how they are taken over (`holding.rs`).
+//! Here: how they are shown, with the daemon that serves them, and that they are to end. Not here: how they are taken over (`holding/`).
 
 use uuid::Uuid;
 
 use super::asked::Kept;
-use super::{Daemon, SessionShown, SessionState, Traffic, time};
-use crate::store::{SessionRow, StoreError};
+use super::{Daemon, OwnerShown, SessionShown, SessionState, Traffic, time};
+use crate::store::{DaemonRow, SessionRow, Store, StoreError};
 
 impl Daemon {
     /// A session as it is written down; `None` where there is none, or nothing of it can be read.
@@ -18,7 +18,14 @@ impl Daemon {
         let Some(store) = self.store() else {
             return Ok(None);
         };
-        Ok(store.session(id).await?.as_ref().and_then(shown))
+        let Some(row) = store.session(id).await? else {
+            return Ok(None);
+        };
+        let owner = match row.hold.owner.filter(|_| row.ended_at.is_none()) {
+            Some(owner) => Some(owner_of(store, owner).await?),
+            None => None,
+        };
+        Ok(shown(&row, owner))
     }
 
     /// Has a session end that this process does not have; `None` where there is none.
@@ -34,24 +41,40 @@ impl Daemon {
     }
 }
 
-fn shown(row: &SessionRow) -> Option<SessionShown> {
+/// A daemon, as far as the store knows it.
+async fn owner_of(store: &dyn Store, id: Uuid) -> Result<OwnerShown, StoreError> {
+    let daemons = store.daemons().await?;
+    let known = daemons.into_iter().find(|daemon| daemon.id == id);
+    let seen_at = known.as_ref().map(|daemon| time(daemon.seen_at));
+    let place = known.and_then(|DaemonRow { place, .. }| place);
+    Ok(OwnerShown {
+        daemon: id.to_string(),
+        started_at: place.as_ref().map(|place| time(place.started_at)),
+        address: place.as_ref().map(|place| place.address.clone()),
+        host: place.as_ref().map(|place| place.host.clone()),
+        version: place.map(|place| place.version),
+        seen_at,
+    })
+}
+
+fn shown(row: &SessionRow, owner: Option<OwnerShown>) -> Option<SessionShown> {
     let kept: Kept = serde_json::from_value(row.request.clone()).ok()?;
     let state = SessionState::ALL
         .into_iter()
         .find(|state| state.name() == row.state)?;
     let since = row.ended_at.or(row.ready_at).unwrap_or(row.created_at);
-    let owner = row.hold.owner.filter(|_| row.ended_at.is_none());
     Some(SessionShown {
         session: row.id.to_string(),
         state,
         reason: row.reason.clone(),
-        detail: owner.map(|owner| {
+        detail: owner.as_ref().map(|owner| {
             let to_end = if row.revoked { ", and it is to end" } else { "" };
             format!(
-                "the daemon {owner} serves it, under fence {}{to_end}",
-                row.hold.fence
+                "the daemon {} serves it, under fence {}{to_end}",
+                owner.daemon, row.hold.fence
             )
         }),
+        owner,
         since: time(since),
         target: row.target.clone(),
         tunnel: row.tunnel.clone(),

@@ -445,6 +445,7 @@ impl Entry {
             state,
             reason: reason.map(str::to_owned),
             detail,
+            owner: None,
             since: time(since),
             target: asked.target.clone(),
             tunnel: facts

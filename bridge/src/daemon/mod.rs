@@ -45,7 +45,7 @@ use crate::session::identity::fresh_token;
 use crate::session::live::InForce;
 use crate::session::rates::{RateTable, Scope};
 use crate::session::state::hex;
-use crate::store::Store;
+use crate::store::{DaemonPlace, Store};
 use crate::telemetry::metrics::Metrics;
 
 pub(crate) use asked::NO_HEARTBEAT;
@@ -59,8 +59,8 @@ pub use reloading::{ReloadRefused, Reloading, Source};
 pub use settings::{AllowedUids, DaemonSettings};
 pub(crate) use shown::time;
 pub use shown::{
-    Drained, EnvironmentShown, Opened, Reaped, ReapedLease, Reloaded, Rotated, Rung, SessionShown,
-    SessionsShown, StatusShown,
+    Drained, EnvironmentShown, Opened, OwnerShown, Reaped, ReapedLease, Reloaded, Rotated, Rung,
+    SessionShown, SessionsShown, StatusShown,
 };
 pub(crate) use state::Ending;
 pub use state::SessionState;
@@ -150,7 +150,8 @@ impl Daemon {
         store: Option<Arc<dyn Store>>,
     ) -> Arc<Self> {
         let events = Arc::new(Events::default());
-        let metrics = Arc::new(Metrics::default());
+        let figures = store.as_ref().map(|store| store.figures()).unwrap_or_default();
+        let metrics = Arc::new(Metrics::counting(&figures));
         let in_force = Arc::new(InForce::default());
         let shared = Shared {
             metrics: Some(Arc::clone(&metrics)),
@@ -168,7 +169,15 @@ impl Daemon {
             app = app.with_audit(Arc::clone(audit));
         }
         settings.keeps_sessions |= store.is_some();
-        let holding = store.map(|store| Holding::new(store, settings.keep_outcomes));
+        let keep = settings.keep_outcomes;
+        let started = SystemTime::now();
+        let place = settings.address.clone().map(|address| DaemonPlace {
+            address,
+            host: machine(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            started_at: started,
+        });
+        let holding = store.map(|store| Holding::new(store, keep, Arc::clone(&metrics), place));
         let policies = Policies::new(Arc::clone(&settings.policy));
         let daemon = Self {
             holding,
@@ -186,7 +195,7 @@ impl Daemon {
             lives: TaskTracker::new(),
             draining: CancellationToken::new(),
             returning: Semaphore::new(returning::AT_ONCE),
-            started: SystemTime::now(),
+            started,
             door: Door::default(),
         };
         daemon.put_in_force(&daemon.settings());
@@ -498,6 +507,9 @@ impl Daemon {
             (state.name(), of_it.count())
         });
         self.metrics.sessions(states);
+        if let Some(holding) = &self.holding {
+            self.metrics.store_now(holding.now());
+        }
         self.metrics.text()
     }
 
@@ -532,6 +544,11 @@ fn shown_at_once(request: &SessionRequest, token: &Token) -> Option<String> {
         TargetSpec::Local | TargetSpec::Ssh(_) => Some(token.expose().to_owned()),
         TargetSpec::Provider(_) => None,
     }
+}
+
+/// The name of this machine.
+fn machine() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
 /// A count as JSON has it.

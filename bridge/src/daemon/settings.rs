@@ -41,6 +41,8 @@ pub struct DaemonSettings {
     pub state_dir: PathBuf,
     /// Where health is asked for; port 0 takes a free one.
     pub ops: SocketAddr,
+    /// Where others reach the control API, as `--control` takes it; told through a store that several daemons have.
+    pub address: Option<String>,
     /// Show the dashboard there, where that is loopback.
     pub dashboard: bool,
     /// Users that may use the control API beside our own.
@@ -94,6 +96,7 @@ impl DaemonSettings {
         Self {
             state_dir,
             ops,
+            address: None,
             dashboard: true,
             allow_uids: AllowedUids::default(),
             adhoc: true,
@@ -124,6 +127,7 @@ impl DaemonSettings {
         let Self {
             state_dir,
             ops,
+            address,
             dashboard,
             allow_uids,
             keeps_sessions,
@@ -134,6 +138,7 @@ impl DaemonSettings {
         Self {
             state_dir,
             ops,
+            address,
             dashboard,
             allow_uids,
             keeps_sessions,

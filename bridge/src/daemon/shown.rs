@@ -95,6 +95,9 @@ pub struct SessionShown {
     pub reason: Option<String>,
     /// One line for the operator.
     pub detail: Option<String>,
+    /// The daemon that serves it, where that is another one: its live stream and its audit are there.
+    #[serde(default)]
+    pub owner: Option<OwnerShown>,
     /// Since when.
     pub since: String,
     /// In the operator's words.
@@ -133,6 +136,23 @@ pub struct SessionShown {
     /// When the last of them ended.
     #[serde(default)]
     pub last_callback_at: Option<String>,
+}
+
+/// A daemon that serves what the one that was asked does not.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct OwnerShown {
+    /// Its name: that of its state folder (`daemon.id`).
+    pub daemon: String,
+    /// Where its control API is reached, as `--control` takes it; `null` where it never said so.
+    pub address: Option<String>,
+    /// The name of its machine: a socket, and a loopback address, are found only there.
+    pub host: Option<String>,
+    /// Of its program.
+    pub version: Option<String>,
+    /// When its process began.
+    pub started_at: Option<String>,
+    /// When it was last heard of; one that lives is heard of every few seconds.
+    pub seen_at: Option<String>,
 }
 
 /// The sessions of a daemon.

@@ -9,7 +9,7 @@ use uuid::Uuid;
 
 use super::error::StoreError;
 use super::ledger::{EntryOutcome, EntryRow};
-use super::records::{AuditHeadRow, CleanupRow, LeaseRow};
+use super::records::{AuditHeadRow, CleanupRow, DaemonPlace, DaemonRow, LeaseRow};
 use super::session::{Claim, Fence, Hold, SessionRow};
 
 /// A row of either database, its columns by name.
@@ -163,6 +163,23 @@ impl Reading<'_> {
             outcome: self.there("outcome", outcome)?,
             delivered: self.may_flag("delivered")?,
             settled_at: self.may_time("settled_us")?,
+        })
+    }
+
+    pub(super) fn daemon(&self) -> Result<DaemonRow, StoreError> {
+        let place = match self.may_text("address")? {
+            Some(address) => Some(DaemonPlace {
+                address,
+                host: self.text("host")?,
+                version: self.text("version")?,
+                started_at: self.time("started_us")?,
+            }),
+            None => None,
+        };
+        Ok(DaemonRow {
+            id: self.id("id")?,
+            place,
+            seen_at: self.time("seen_us")?,
         })
     }
 

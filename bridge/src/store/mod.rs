@@ -11,10 +11,13 @@ mod records;
 mod error;
 mod folder;
 mod settings;
+mod figures;
 mod columns;
 mod schema;
 mod sqlite;
 mod postgres;
+#[cfg(test)]
+pub(crate) mod fake;
 
 use std::fmt;
 use std::path::Path;
@@ -22,12 +25,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
+use futures_util::stream::BoxStream;
 use uuid::Uuid;
 
 pub use error::StoreError;
+pub use figures::StoreFigures;
 pub use folder::Folder;
 pub use ledger::{EntryOutcome, EntryRow, NewEntry};
-pub use records::{AuditHeadRow, CleanupRow, LeaseRow};
+pub use records::{AuditHeadRow, CleanupRow, DaemonPlace, DaemonRow, LeaseRow};
 pub use session::{Claim, Fence, Hold, SessionFilter, SessionRow};
 pub use settings::{Durability, StoreSettings, StoreUrl};
 
@@ -36,6 +41,19 @@ use sqlite::SqliteStore;
 
 /// What a call of the store comes to.
 pub type Reply<'a, T> = BoxFuture<'a, Result<T, StoreError>>;
+
+/// What other daemons say, for as long as it is held; it never ends by itself.
+pub type Hearing = BoxStream<'static, Heard>;
+
+/// What other daemons say. Only a hint, which anybody may have given who can connect to the database: the store says what
+/// is so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Heard {
+    /// From now on everything is heard; what was said before may have been missed.
+    Anew,
+    /// This session is to end; whoever has it asks for what was [`revoked`](Store::revoked).
+    Revoked(Uuid),
+}
 
 /// Sessions, their owners, the ledger and what else must outlive a process.
 ///
@@ -53,11 +71,25 @@ pub trait Store: fmt::Debug + Send + Sync {
     /// This daemon's own name in the database: that of its state folder, the same after a restart.
     fn daemon(&self) -> Uuid;
 
+    /// How often it was asked and what came of it; the same ones each time.
+    fn figures(&self) -> StoreFigures;
+
     /// Whether it can be written now; for `/readyz`.
     fn ready(&self) -> Reply<'_, ()>;
 
     /// Writes a copy of the whole store into a new file, while it is in use.
     fn backup<'a>(&'a self, file: &'a Path) -> Reply<'a, ()>;
+
+    // --- daemons ---
+
+    /// Says where this daemon is to be found, in place of what it said before, and that it lives.
+    fn announce<'a>(&'a self, place: &'a DaemonPlace) -> Reply<'a, ()>;
+
+    /// All daemons, the one that was heard of last first.
+    fn daemons(&self) -> Reply<'_, Vec<DaemonRow>>;
+
+    /// Removes daemons that were heard of longer ago than `age` and own no session; how many.
+    fn sweep_daemons(&self, age: Duration) -> Reply<'_, u64>;
 
     // --- sessions ---
 
@@ -81,6 +113,12 @@ pub trait Store: fmt::Debug + Send + Sync {
     ///
     /// From then on no unsafe callback of it is entered in the ledger.
     fn revoke(&self, id: Uuid) -> Reply<'_, bool>;
+
+    /// Hears at once of each [`revoke`](Self::revoke), on a connection of its own that comes back by itself; `None` where
+    /// there is nothing to listen to, because no other daemon has the store.
+    ///
+    /// Whoever listens asks for [`revoked`](Self::revoked) now and then all the same.
+    fn listen(&self) -> Option<Hearing>;
 
     /// The sessions of `daemon` that were revoked and have not ended.
     fn revoked(&self, daemon: Uuid) -> Reply<'_, Vec<Uuid>>;
@@ -214,15 +252,13 @@ pub async fn backup(folder: &Path, file: &Path) -> Result<(), StoreError> {
 }
 
 /// Puts a deadline on a call.
-fn within<'a, T: Send + 'a>(
+async fn within<T>(
     limit: Duration,
     call: &'static str,
-    work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
-) -> Reply<'a, T> {
-    Box::pin(async move {
-        match tokio::time::timeout(limit, work).await {
-            Ok(done) => done,
-            Err(_) => Err(StoreError::Deadline { call, limit }),
-        }
-    })
+    work: impl Future<Output = Result<T, StoreError>>,
+) -> Result<T, StoreError> {
+    match tokio::time::timeout(limit, work).await {
+        Ok(done) => done,
+        Err(_) => Err(StoreError::Deadline { call, limit }),
+    }
 }

@@ -1,4 +1,4 @@
-//! What else is kept: leases, owed clean-ups, heads of the audit.
+//! What else is kept: daemons, leases, owed clean-ups, heads of the audit.
 //!
 //! Here: the rows. What they say in `record` belongs to whoever writes them. The book of leases is a folder today
 //! (`leases/book.rs`); these rows are for several daemons that share one. Read next: `error.rs`.
@@ -6,6 +6,30 @@
 use std::time::SystemTime;
 
 use uuid::Uuid;
+
+/// Where a daemon is to be found, as it says itself. Nothing of it is secret.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonPlace {
+    /// Where its control API is reached, as `--control` takes it.
+    pub address: String,
+    /// The name of its machine: a socket, and a loopback address, are found only there.
+    pub host: String,
+    /// Of the program.
+    pub version: String,
+    /// When its process began.
+    pub started_at: SystemTime,
+}
+
+/// A daemon that has, or had, this store.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DaemonRow {
+    /// Its name: that of its state folder.
+    pub id: Uuid,
+    /// `None` where it never said so.
+    pub place: Option<DaemonPlace>,
+    /// When it was last heard of, by the database's clock.
+    pub seen_at: SystemTime,
+}
 
 /// A lease that is held or owed at a provider.
 #[derive(Clone, Debug, PartialEq)]

@@ -5,7 +5,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bridge::secrets::Secret;
 use bridge::store::{
-    self, Claim, EntryRow, Hold, NewEntry, SessionRow, Store, StoreError, StoreSettings, StoreUrl,
+    self, Claim, DaemonPlace, EntryRow, Hold, NewEntry, SessionRow, Store, StoreError, StoreSettings,
+    StoreUrl,
 };
 use paperclip_bridge_tests::postgres::Cluster;
 use paperclip_bridge_tests::within;
@@ -98,6 +99,16 @@ pub(crate) fn folder() -> TempDir {
 pub(crate) async fn opened(url: StoreUrl, folder: &TempDir) -> Result<Arc<dyn Store>, StoreError> {
     let settings = StoreSettings::new(url, folder.path().to_owned());
     within(GUARD, "the store opens", store::open(settings)).await
+}
+
+/// Where a daemon says that it is found.
+pub(crate) fn place(address: &str) -> DaemonPlace {
+    DaemonPlace {
+        address: address.to_owned(),
+        host: "bridge-1".to_owned(),
+        version: "0.1.0".to_owned(),
+        started_at: at(1_700_000_000_000_001),
+    }
 }
 
 /// Microseconds are what is kept of a time.

@@ -1,13 +1,14 @@
 //! What a store on a server promises besides.
 
 use bridge::secrets::Secret;
-use bridge::store::{StoreError, StoreUrl};
-use paperclip_bridge_tests::can_run;
+use bridge::store::{Heard, StoreError, StoreUrl};
+use futures_util::StreamExt as _;
 use paperclip_bridge_tests::postgres::{self, Cluster};
+use paperclip_bridge_tests::{can_run, within};
 use sqlx::{Connection as _, PgConnection};
 use uuid::Uuid;
 
-use crate::ground::{LONG, NONE, entry, folder, opened, session};
+use crate::ground::{GUARD, LONG, NONE, entry, folder, opened, session};
 
 fn url(text: &str) -> StoreUrl {
     StoreUrl::Postgres(Secret::new(text))
@@ -36,6 +37,55 @@ async fn a_server_that_is_gone_is_said_to_be_unreachable_and_found_again() {
 
     cluster.resume();
     assert!(store.dispatch(&claim, &entry(None)).await.unwrap());
+}
+
+#[tokio::test]
+async fn after_a_loss_of_the_server_other_daemons_are_heard_again() {
+    if !can_run(postgres::here()) {
+        return;
+    }
+    let cluster = tokio::task::spawn_blocking(Cluster::start).await.unwrap();
+    let folder = folder();
+    let store = opened(url(&cluster.database()), &folder).await.unwrap();
+    let claim = store.create(&session(), store.daemon(), LONG).await.unwrap();
+    let mut hearing = store.listen().unwrap();
+    let mut hear = async || within(GUARD, "something is heard", hearing.next()).await.unwrap();
+    assert_eq!(hear().await, Heard::Anew);
+
+    cluster.stop();
+    cluster.resume();
+
+    // What was said meanwhile was missed, and this says so.
+    assert_eq!(hear().await, Heard::Anew);
+    assert!(store.revoke(claim.session).await.unwrap());
+    assert_eq!(hear().await, Heard::Revoked(claim.session));
+}
+
+#[tokio::test]
+async fn what_others_say_on_the_same_database_is_no_session() {
+    if !can_run(postgres::here()) {
+        return;
+    }
+    let cluster = tokio::task::spawn_blocking(Cluster::shared).await.unwrap();
+    let database = cluster.database();
+    let folder = folder();
+    let store = opened(url(&database), &folder).await.unwrap();
+    let claim = store.create(&session(), store.daemon(), LONG).await.unwrap();
+    let mut hearing = store.listen().unwrap();
+    let mut hear = async || within(GUARD, "something is heard", hearing.next()).await.unwrap();
+    assert_eq!(hear().await, Heard::Anew);
+    let mut other = PgConnection::connect(&database).await.unwrap();
+
+    for said in ["", "revoke everything", "00000000-0000-0000-0000-00000000000g"] {
+        sqlx::query("SELECT pg_notify('paperclip_bridge_revoked', $1)")
+            .bind(said)
+            .execute(&mut other)
+            .await
+            .unwrap();
+    }
+    assert!(store.revoke(claim.session).await.unwrap());
+
+    assert_eq!(hear().await, Heard::Revoked(claim.session));
 }
 
 #[tokio::test]

@@ -48,6 +48,10 @@ pub struct ControlListener {
     /// `unix:PATH` or `tcp:ADDRESS:PORT`; absent: `control.sock` in `$RUNTIME_DIRECTORY`, else in
     /// `$XDG_RUNTIME_DIR/paperclip-bridge`. TCP needs `certificate`, `key`, and `token` or `client_ca`.
     pub address: Option<ControlAddress>,
+    /// Where other daemons on the same store and their operators reach this daemon's control API, as `--control` takes it:
+    /// `tcp:HOST:PORT` or `unix:PATH`. Told by each of them for the sessions that this one serves. Absent: where it listens.
+    #[schemars(length(max = 256), extend("x-kind" = "control-place"))]
+    pub advertise: Option<String>,
     /// PEM file with the certificate chain for TCP.
     pub certificate: Option<PathBuf>,
     /// Where the certificate's private key is found, in PEM.

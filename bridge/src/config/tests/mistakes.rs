@@ -172,6 +172,10 @@ fn keys_that_contradict_each_other_are_told() {
             "2: `listeners.control.address` is TCP, which needs TLS",
         ),
         (
+            "[listeners.control]\nadvertise = 'https://me:hidden@bridge.example'",
+            "2: `listeners.control.advertise` give unix:PATH",
+        ),
+        (
             "[listeners.control]\ntoken = 'env:T'",
             "2: `listeners.control.token` is for an address with tcp: only",
         ),

@@ -51,7 +51,7 @@ async fn created(daemon: &Arc<Daemon>) -> Created {
     daemon.create(local(), 0, true, Told::AtOnce).await.unwrap()
 }
 
-fn kept() -> Kept {
+pub(crate) fn kept() -> Kept {
     let now = SystemTime::now();
     Kept {
         session: Uuid::now_v7(),

@@ -2,11 +2,12 @@
 //!
 //! Here: [`PostgresStore`]: the pool, which errors mean what, and the calls, each with its deadline. Leases run by the
 //! server's clock; `clock_timestamp()`, because `now()` stands still in a transaction. Not here: SQL, which is in
-//! `sessions.rs`, `ledger.rs` and `records.rs`.
+//! `sessions.rs`, `ledger.rs` and `records.rs`; the ear for other daemons, in `listening.rs`.
 
 mod sessions;
 mod ledger;
 mod records;
+mod listening;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,11 +19,12 @@ use uuid::Uuid;
 
 use super::columns::Columns;
 use super::error::StoreError;
+use super::figures::{Access, Step, StoreFigures};
 use super::folder::Folder;
 use super::schema::{self, Version};
 use super::{
-    AuditHeadRow, Claim, CleanupRow, EntryOutcome, EntryRow, LeaseRow, NewEntry, Reply, SessionFilter,
-    SessionRow, Store, within,
+    AuditHeadRow, Claim, CleanupRow, DaemonPlace, DaemonRow, EntryOutcome, EntryRow, Hearing, LeaseRow,
+    NewEntry, Reply, SessionFilter, SessionRow, Store, within,
 };
 use crate::secrets::Secret;
 
@@ -39,7 +41,14 @@ const TRUSTED: Duration = Duration::from_secs(1);
 const IDLE: Duration = Duration::from_mins(10);
 const LIFETIME: Duration = Duration::from_mins(30);
 
-const VERSIONS: &[Version] = &[(1, "first", include_str!("../migrations/postgres/0001_first.sql"))];
+const VERSIONS: &[Version] = &[
+    (1, "first", include_str!("../migrations/postgres/0001_first.sql")),
+    (
+        2,
+        "daemons",
+        include_str!("../migrations/postgres/0002_daemons.sql"),
+    ),
+];
 
 type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 
@@ -47,7 +56,10 @@ type Query<'q> = sqlx::query::Query<'q, Postgres, PgArguments>;
 #[derive(Debug)]
 pub(super) struct PostgresStore {
     pool: PgPool,
+    /// For the connection that listens.
+    options: PgConnectOptions,
     folder: Folder,
+    figures: StoreFigures,
 }
 
 impl PostgresStore {
@@ -78,9 +90,14 @@ impl PostgresStore {
             .before_acquire(|connection, rested| {
                 Box::pin(async move { Ok(rested.idle_for < TRUSTED || connection.ping().await.is_ok()) })
             })
-            .connect_lazy_with(options);
-        let store = Self { pool, folder };
-        within(OPEN, "open", store.migrate()).await?;
+            .connect_lazy_with(options.clone());
+        let store = Self {
+            pool,
+            options,
+            folder,
+            figures: StoreFigures::default(),
+        };
+        within(OPEN, "open", Box::pin(store.migrate())).await?;
         Ok(store)
     }
 
@@ -93,6 +110,24 @@ impl PostgresStore {
             .await
             .map_err(read_error)?;
         schema::migrate(&mut *connection, VERSIONS, read_error).await
+    }
+
+    /// A call that changes nothing.
+    fn reads<'a, T: Send + 'a>(
+        &'a self,
+        call: &'static str,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+    ) -> Reply<'a, T> {
+        Box::pin(self.figures.counting(Access::Read, within(CALL, call, work)))
+    }
+
+    /// A call that may change something.
+    fn writes<'a, T: Send + 'a>(
+        &'a self,
+        call: &'static str,
+        work: impl Future<Output = Result<T, StoreError>> + Send + 'a,
+    ) -> Reply<'a, T> {
+        Box::pin(self.figures.counting(Access::Write, within(CALL, call, work)))
     }
 
     /// Carries out what writes; how many rows it changed.
@@ -122,8 +157,11 @@ impl Store for PostgresStore {
     fn daemon(&self) -> Uuid {
         self.folder.daemon()
     }
+    fn figures(&self) -> StoreFigures {
+        self.figures.clone()
+    }
     fn ready(&self) -> Reply<'_, ()> {
-        within(CALL, "ready", self.beat())
+        self.writes("ready", self.beat())
     }
     fn backup<'a>(&'a self, file: &'a Path) -> Reply<'a, ()> {
         let told = format!(
@@ -133,46 +171,61 @@ impl Store for PostgresStore {
         Box::pin(std::future::ready(Err(StoreError::Backup(told))))
     }
 
+    fn announce<'a>(&'a self, place: &'a DaemonPlace) -> Reply<'a, ()> {
+        self.writes("announce", self.write_daemon(place))
+    }
+    fn daemons(&self) -> Reply<'_, Vec<DaemonRow>> {
+        self.reads("daemons", self.list_daemons())
+    }
+    fn sweep_daemons(&self, age: Duration) -> Reply<'_, u64> {
+        self.writes("sweep_daemons", self.delete_daemons(age))
+    }
+
     fn create<'a>(&'a self, session: &'a SessionRow, daemon: Uuid, lease: Duration) -> Reply<'a, Claim> {
-        within(CALL, "create", self.insert_session(session, daemon, lease))
+        self.writes("create", self.insert_session(session, daemon, lease))
     }
     fn save<'a>(&'a self, claim: &'a Claim, session: &'a SessionRow) -> Reply<'a, bool> {
-        within(CALL, "save", self.update_session(claim, session))
+        self.writes("save", self.update_session(claim, session))
     }
     fn session(&self, id: Uuid) -> Reply<'_, Option<SessionRow>> {
-        within(CALL, "session", self.find_session(id))
+        self.reads("session", self.find_session(id))
     }
     fn sessions(&self, filter: SessionFilter) -> Reply<'_, Vec<SessionRow>> {
-        within(CALL, "sessions", self.list_sessions(filter))
+        self.reads("sessions", self.list_sessions(filter))
     }
     fn revoke(&self, id: Uuid) -> Reply<'_, bool> {
-        within(CALL, "revoke", self.revoke_session(id))
+        self.writes("revoke", self.revoke_session(id))
+    }
+    fn listen(&self) -> Option<Hearing> {
+        Some(listening::hear(self.options.clone()))
     }
     fn revoked(&self, daemon: Uuid) -> Reply<'_, Vec<Uuid>> {
-        within(CALL, "revoked", self.list_revoked(daemon))
+        self.reads("revoked", self.list_revoked(daemon))
     }
     fn sweep_sessions(&self, age: Duration) -> Reply<'_, u64> {
-        within(CALL, "sweep_sessions", self.delete_sessions(age))
+        self.writes("sweep_sessions", self.delete_sessions(age))
     }
 
     fn claim(&self, id: Uuid, daemon: Uuid, lease: Duration) -> Reply<'_, Option<Claim>> {
-        within(CALL, "claim", self.claim_session(id, daemon, lease))
+        self.writes("claim", self.claim_session(id, daemon, lease))
     }
     fn resume(&self, daemon: Uuid, lease: Duration) -> Reply<'_, Vec<(Claim, SessionRow)>> {
-        within(CALL, "resume", self.resume_sessions(daemon, lease))
+        self.writes("resume", self.resume_sessions(daemon, lease))
     }
     fn take_over(&self, daemon: Uuid, lease: Duration, most: u32) -> Reply<'_, Vec<(Claim, SessionRow)>> {
-        within(CALL, "take_over", self.take_sessions(daemon, lease, most))
+        self.writes("take_over", self.take_sessions(daemon, lease, most))
     }
     fn renew<'a>(&'a self, claims: &'a [Claim], lease: Duration) -> Reply<'a, Vec<Uuid>> {
-        within(CALL, "renew", self.renew_claims(claims, lease))
+        self.writes("renew", self.renew_claims(claims, lease))
     }
     fn release<'a>(&'a self, claim: &'a Claim) -> Reply<'a, bool> {
-        within(CALL, "release", self.release_session(claim))
+        self.writes("release", self.release_session(claim))
     }
 
     fn dispatch<'a>(&'a self, claim: &'a Claim, entry: &'a NewEntry) -> Reply<'a, bool> {
-        within(CALL, "dispatch", self.insert_entry(claim, entry))
+        let entered = self.insert_entry(claim, entry);
+        let entered = self.writes("dispatch", entered);
+        Box::pin(self.figures.measuring(Step::Dispatch, entered))
     }
     fn settle<'a>(
         &'a self,
@@ -180,57 +233,59 @@ impl Store for PostgresStore {
         request_id: Uuid,
         outcome: &'a EntryOutcome,
     ) -> Reply<'a, bool> {
-        within(CALL, "settle", self.settle_entry(claim, request_id, outcome))
+        let settled = self.settle_entry(claim, request_id, outcome);
+        let settled = self.writes("settle", settled);
+        Box::pin(self.figures.measuring(Step::Settle, settled))
     }
     fn delivered<'a>(&'a self, claim: &'a Claim, request_id: Uuid, whole: bool) -> Reply<'a, bool> {
-        within(CALL, "delivered", self.mark_delivered(claim, request_id, whole))
+        self.writes("delivered", self.mark_delivered(claim, request_id, whole))
     }
     fn mark_indeterminate<'a>(&'a self, claim: &'a Claim, reason: &'a str) -> Reply<'a, u64> {
-        within(CALL, "mark_indeterminate", self.mark_open(claim, reason))
+        self.writes("mark_indeterminate", self.mark_open(claim, reason))
     }
     fn entry(&self, request_id: Uuid) -> Reply<'_, Option<EntryRow>> {
-        within(CALL, "entry", self.find_entry(request_id))
+        self.reads("entry", self.find_entry(request_id))
     }
     fn entry_by_key<'a>(&'a self, session: Uuid, key: &'a str) -> Reply<'a, Option<EntryRow>> {
-        within(CALL, "entry_by_key", self.find_entry_by_key(session, key))
+        self.reads("entry_by_key", self.find_entry_by_key(session, key))
     }
     fn recent_entries(&self, session: Uuid, most: u32) -> Reply<'_, Vec<EntryRow>> {
-        within(CALL, "recent_entries", self.list_entries(session, most))
+        self.reads("recent_entries", self.list_entries(session, most))
     }
     fn sweep_entries(&self, age: Duration) -> Reply<'_, u64> {
-        within(CALL, "sweep_entries", self.delete_entries(age))
+        self.writes("sweep_entries", self.delete_entries(age))
     }
 
     fn put_lease<'a>(&'a self, lease: &'a LeaseRow) -> Reply<'a, ()> {
-        within(CALL, "put_lease", self.write_lease(lease))
+        self.writes("put_lease", self.write_lease(lease))
     }
     fn leases(&self) -> Reply<'_, Vec<LeaseRow>> {
-        within(CALL, "leases", self.list_leases())
+        self.reads("leases", self.list_leases())
     }
     fn delete_lease<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
-        within(CALL, "delete_lease", self.remove_lease(name))
+        self.writes("delete_lease", self.remove_lease(name))
     }
     fn put_cleanup<'a>(&'a self, cleanup: &'a CleanupRow) -> Reply<'a, ()> {
-        within(CALL, "put_cleanup", self.write_cleanup(cleanup))
+        self.writes("put_cleanup", self.write_cleanup(cleanup))
     }
     fn cleanups(&self) -> Reply<'_, Vec<CleanupRow>> {
-        within(CALL, "cleanups", self.list_cleanups())
+        self.reads("cleanups", self.list_cleanups())
     }
     fn delete_cleanup<'a>(&'a self, name: &'a str) -> Reply<'a, bool> {
-        within(CALL, "delete_cleanup", self.remove_cleanup(name))
+        self.writes("delete_cleanup", self.remove_cleanup(name))
     }
 
     fn spend_nonce<'a>(&'a self, key_id: &'a str, nonce: &'a str, keep: Duration) -> Reply<'a, bool> {
-        within(CALL, "spend_nonce", self.insert_nonce(key_id, nonce, keep))
+        self.writes("spend_nonce", self.insert_nonce(key_id, nonce, keep))
     }
     fn sweep_nonces(&self) -> Reply<'_, u64> {
-        within(CALL, "sweep_nonces", self.delete_nonces())
+        self.writes("sweep_nonces", self.delete_nonces())
     }
     fn put_audit_head<'a>(&'a self, head: &'a AuditHeadRow) -> Reply<'a, bool> {
-        within(CALL, "put_audit_head", self.write_audit_head(head))
+        self.writes("put_audit_head", self.write_audit_head(head))
     }
     fn audit_heads(&self, daemon: Uuid, most: u32) -> Reply<'_, Vec<AuditHeadRow>> {
-        within(CALL, "audit_heads", self.list_audit_heads(daemon, most))
+        self.reads("audit_heads", self.list_audit_heads(daemon, most))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Leases, owed clean-ups, nonces, audit heads and the daemon's own sign of life, in PostgreSQL.
+//! Daemons, leases, owed clean-ups, nonces and audit heads, in PostgreSQL.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::PostgresStore;
 use crate::store::columns::{Reading, micros, span};
-use crate::store::{AuditHeadRow, CleanupRow, LeaseRow, SWEEP_MOST, StoreError};
+use crate::store::{AuditHeadRow, CleanupRow, DaemonPlace, DaemonRow, LeaseRow, SWEEP_MOST, StoreError};
 
 impl PostgresStore {
     pub(super) async fn beat(&self) -> Result<(), StoreError> {
@@ -17,6 +17,37 @@ impl PostgresStore {
         );
         let beat = beat.bind(self.folder.daemon().to_string());
         self.write(beat).await.map(drop)
+    }
+
+    pub(super) async fn write_daemon(&self, place: &DaemonPlace) -> Result<(), StoreError> {
+        let put = query(
+            "INSERT INTO daemons (id, address, host, version, started_us, seen_us)
+             VALUES ($1, $2, $3, $4, $5, now_us())
+             ON CONFLICT (id) DO UPDATE SET address = excluded.address, host = excluded.host,
+                version = excluded.version, started_us = excluded.started_us, seen_us = excluded.seen_us",
+        );
+        let put = put
+            .bind(self.folder.daemon().to_string())
+            .bind(&place.address)
+            .bind(&place.host)
+            .bind(&place.version)
+            .bind(micros(place.started_at));
+        self.write(put).await.map(drop)
+    }
+
+    pub(super) async fn list_daemons(&self) -> Result<Vec<DaemonRow>, StoreError> {
+        let list = query("SELECT * FROM daemons ORDER BY seen_us DESC, id");
+        Reading::each(&Self::fetch(&self.pool, list).await?, "daemons", |row| {
+            row.daemon()
+        })
+    }
+
+    pub(super) async fn delete_daemons(&self, age: Duration) -> Result<u64, StoreError> {
+        let delete = query(
+            "DELETE FROM daemons WHERE seen_us < (SELECT now_us()) - $1
+               AND NOT EXISTS (SELECT 1 FROM sessions WHERE owner = daemons.id AND ended_us IS NULL)",
+        );
+        self.write(delete.bind(span(age))).await
     }
 
     pub(super) async fn write_lease(&self, lease: &LeaseRow) -> Result<(), StoreError> {

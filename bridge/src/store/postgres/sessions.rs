@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::query;
 use uuid::Uuid;
 
+use super::listening::REVOKED;
 use super::{PostgresStore, Query, read_error};
 use crate::store::columns::{Reading, micros, span};
 use crate::store::{Claim, Fence, SessionFilter, SessionRow, StoreError};
@@ -82,8 +83,13 @@ impl PostgresStore {
     }
 
     pub(super) async fn revoke_session(&self, id: Uuid) -> Result<bool, StoreError> {
-        let revoke = query("UPDATE sessions SET revoked = TRUE WHERE id = $1 AND ended_us IS NULL");
-        self.write_one(revoke.bind(id.to_string())).await
+        // It is said when the row is committed, and not at all where it is not.
+        let revoke = query(
+            "WITH done AS (UPDATE sessions SET revoked = TRUE WHERE id = $1 AND ended_us IS NULL RETURNING id)
+             SELECT id, pg_notify($2, id) FROM done",
+        );
+        let revoke = revoke.bind(id.to_string()).bind(REVOKED);
+        Ok(!Self::fetch(&self.pool, revoke).await?.is_empty())
     }
 
     pub(super) async fn list_revoked(&self, daemon: Uuid) -> Result<Vec<Uuid>, StoreError> {

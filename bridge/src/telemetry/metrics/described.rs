@@ -111,6 +111,63 @@ pub(super) const ALL: &[Described] = &[
         labels: &[("result", "`ok`, `refused` (the one before still holds)")],
     },
     Described {
+        name: "sessions_taken_on",
+        help: "Sessions that this daemon went on with from the store",
+        kind: "counter",
+        labels: &[(
+            "from",
+            "`earlier_process` (of this daemon, after a restart), `another_daemon` (that has lost them)",
+        )],
+    },
+    Described {
+        name: "holds_lost",
+        help: "Sessions that this daemon owned and may not serve any more",
+        kind: "counter",
+        labels: &[(
+            "reason",
+            "`taken` (another daemon has it), `late` (its claim was not renewed in time)",
+        )],
+    },
+    Described {
+        name: "store_calls",
+        help: "Calls of the store",
+        kind: "counter",
+        labels: &[
+            ("access", "`read`, `write`"),
+            (
+                "outcome",
+                "`ok`, `late` (no answer within its deadline), `unreachable` (no connection to the server), `full` (the disk), `failed`",
+            ),
+        ],
+    },
+    Described {
+        name: "store_ledger_seconds",
+        help: "How long a write of the ledger takes, in seconds",
+        kind: "histogram",
+        labels: &[(
+            "step",
+            "`dispatch` (before an unsafe callback is sent), `settle` (what became of it)",
+        )],
+    },
+    Described {
+        name: "store_broken",
+        help: "1 while the store cannot be written, so that unsafe callbacks are refused",
+        kind: "gauge",
+        labels: &[],
+    },
+    Described {
+        name: "store_sessions",
+        help: "Sessions that this daemon owns in the store now",
+        kind: "gauge",
+        labels: &[],
+    },
+    Described {
+        name: "store_outcomes_waiting",
+        help: "Outcomes that are known and wait until the store can be written",
+        kind: "gauge",
+        labels: &[],
+    },
+    Described {
         name: "build",
         help: "The version of the daemon",
         kind: "info",

@@ -1,10 +1,12 @@
 //! What is counted, and how a scrape reads it.
 //!
 //! Here: [`Metrics`], which the path of a callback and the life of a session count into. In `described` every name with
-//! its labels and meaning, which `docs/metrics.md` is made of; in `process` what the system knows of this process. Not
+//! its labels and meaning, which `docs/metrics.md` is made of; in `process` what the system knows of this process, in
+//! `buckets` a histogram for the path of a write. Not
 //! here: the listener that a scraper asks. Labels are fixed words of ours: never an id, a path or anything a caller
 //! chooses.
 
+mod buckets;
 mod described;
 mod process;
 
@@ -20,7 +22,10 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Metric, Registry};
 
+pub(crate) use buckets::Buckets;
 use described::{PREFIX, described};
+
+use crate::store::StoreFigures;
 
 /// Upper bounds of a callback's duration in seconds: from a loopback call to the longest answer.
 const SECONDS: [f64; 14] = [
@@ -120,6 +125,11 @@ struct ReasonLabels {
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+struct FromLabels {
+    from: &'static str,
+}
+
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
 struct ResultLabels {
     result: &'static str,
 }
@@ -139,10 +149,34 @@ pub struct Metrics {
     sessions_ended: Family<ReasonLabels, Counter>,
     audit_failures: Counter,
     reloads: Family<ResultLabels, Counter>,
+    sessions_taken_on: Family<FromLabels, Counter>,
+    holds_lost: Family<ReasonLabels, Counter>,
+    store_broken: Gauge,
+    store_sessions: Gauge,
+    store_outcomes_waiting: Gauge,
+}
+
+/// Of the store as it is now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct StoreNow {
+    /// It did not do what it was asked, and has not been seen to work since.
+    pub broken: bool,
+    /// Sessions that this daemon owns in it.
+    pub sessions: usize,
+    /// Outcomes that could not be written yet.
+    pub outcomes_waiting: usize,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
+        Self::counting(&StoreFigures::default())
+    }
+}
+
+impl Metrics {
+    /// Nothing is counted yet but what this store has counted.
+    #[must_use]
+    pub fn counting(store: &StoreFigures) -> Self {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(process::Process));
         let ours = registry.sub_registry_with_prefix(PREFIX);
@@ -162,8 +196,15 @@ impl Default for Metrics {
             sessions_ended: registered(ours, "sessions_ended", Family::default()),
             audit_failures: registered(ours, "audit_failures", Counter::default()),
             reloads: registered(ours, "reloads", Family::default()),
+            sessions_taken_on: registered(ours, "sessions_taken_on", Family::default()),
+            holds_lost: registered(ours, "holds_lost", Family::default()),
+            store_broken: registered(ours, "store_broken", Gauge::default()),
+            store_sessions: registered(ours, "store_sessions", Gauge::default()),
+            store_outcomes_waiting: registered(ours, "store_outcomes_waiting", Gauge::default()),
             registry: Registry::default(),
         };
+        registered(ours, "store_calls", store.calls.clone());
+        registered(ours, "store_ledger_seconds", store.ledger_seconds.clone());
         ours.register(
             "build",
             described("build"),
@@ -237,6 +278,28 @@ impl Metrics {
         self.reloads.get_or_create(&ResultLabels { result }).inc();
     }
 
+    /// So many sessions were taken on from the store: those of an `earlier_process` of this daemon, or of
+    /// `another_daemon` that has lost them.
+    pub fn taken_on(&self, from: &'static str, sessions: usize) {
+        self.sessions_taken_on
+            .get_or_create(&FromLabels { from })
+            .inc_by(u64::try_from(sessions).unwrap_or(u64::MAX));
+    }
+
+    /// A session is not this daemon's any more: another one has it (`taken`), or its claim was not renewed in time
+    /// (`late`).
+    pub fn hold_lost(&self, reason: &'static str) {
+        self.holds_lost.get_or_create(&ReasonLabels { reason }).inc();
+    }
+
+    /// The store as it is now.
+    pub fn store_now(&self, now: StoreNow) {
+        let gauge = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.store_broken.set(i64::from(now.broken));
+        self.store_sessions.set(gauge(now.sessions));
+        self.store_outcomes_waiting.set(gauge(now.outcomes_waiting));
+    }
+
     /// What a scrape reads: OpenMetrics text, `application/openmetrics-text; version=1.0.0; charset=utf-8`.
     #[must_use]
     pub fn text(&self) -> String {
@@ -261,125 +324,4 @@ fn class_of(status: u16) -> &'static str {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, BTreeSet};
-
-    use super::*;
-
-    fn seen() -> Seen {
-        Seen {
-            tunnel: "http2_v1",
-            class: Class::Write,
-            verdict: "allow",
-            code: "outcome_indeterminate",
-            status: 409,
-            took: Duration::from_millis(3),
-            answer_bytes: 120,
-            broken: true,
-        }
-    }
-
-    fn counted() -> Metrics {
-        let metrics = Metrics::default();
-        metrics.callback(&seen());
-        metrics.callback(&Seen {
-            code: "",
-            status: 201,
-            ..seen()
-        });
-        metrics.outcome("indeterminate");
-        metrics.session_opened("http2_v1");
-        metrics.session_ended("revoked");
-        metrics.sessions([("ready", 3), ("ended", 1)]);
-        metrics.audit_failed();
-        metrics.reloaded(true);
-        metrics
-    }
-
-    #[test]
-    fn what_was_counted_is_what_a_scrape_reads() {
-        let text = counted().text();
-
-        for line in [
-            r#"paperclip_bridge_callbacks_total{tunnel="http2_v1",class="write",verdict="allow",status="4xx"} 1"#,
-            r#"paperclip_bridge_callbacks_total{tunnel="http2_v1",class="write",verdict="allow",status="2xx"} 1"#,
-            r#"paperclip_bridge_callback_seconds_count{tunnel="http2_v1"} 2"#,
-            r#"paperclip_bridge_callback_seconds_bucket{le="0.005",tunnel="http2_v1"} 2"#,
-            r#"paperclip_bridge_refusals_total{code="outcome_indeterminate"} 1"#,
-            "paperclip_bridge_answer_bytes_total 240",
-            "paperclip_bridge_answers_broken_total 2",
-            r#"paperclip_bridge_sessions{state="ready"} 3"#,
-            "paperclip_bridge_audit_failures_total 1",
-        ] {
-            assert!(
-                text.lines().any(|found| found == line),
-                "{line} is not in\n{text}"
-            );
-        }
-        assert!(text.ends_with("# EOF\n"));
-    }
-
-    #[test]
-    fn the_system_is_asked_for_this_process() {
-        let text = Metrics::default().text();
-        let value = |name: &str| {
-            text.lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().parse::<f64>().ok())
-                .unwrap_or_default()
-        };
-
-        assert!(value("process_resident_memory_bytes ") > 100_000.0, "{text}");
-        assert!(value("process_open_fds ") >= 3.0, "{text}");
-        assert!(value("process_start_time_seconds ") > 1.6e9, "{text}");
-        assert!(text.contains("process_cpu_seconds_total "), "{text}");
-    }
-
-    /// Names with the keys of their labels, `le` apart.
-    fn families(text: &str) -> BTreeMap<String, BTreeSet<String>> {
-        let mut families: BTreeMap<String, BTreeSet<String>> = text
-            .lines()
-            .filter_map(|line| line.strip_prefix("# TYPE ")?.split_once(' '))
-            .map(|(name, _)| (name.to_owned(), BTreeSet::new()))
-            .collect();
-        for line in text.lines().filter(|line| !line.starts_with('#')) {
-            let Some((name, labels)) = line.split_once('{') else {
-                continue;
-            };
-            let Some((_, keys)) = families
-                .iter_mut()
-                .filter(|(family, _)| name.starts_with(family.as_str()))
-                .max_by_key(|(family, _)| family.len())
-            else {
-                panic!("{line} belongs to no family");
-            };
-            let labels = labels.split('}').next().unwrap_or_default();
-            keys.extend(labels.split(',').filter_map(|label| {
-                let (key, _) = label.split_once('=')?;
-                (key != "le").then(|| key.to_owned())
-            }));
-        }
-        families
-    }
-
-    #[test]
-    fn every_name_and_label_stands_in_the_table_and_the_table_in_the_document() {
-        let told: BTreeMap<String, BTreeSet<String>> = described::ALL
-            .iter()
-            .map(|metric| {
-                let labels = metric.labels.iter().map(|(key, _)| (*key).to_owned()).collect();
-                (metric.full_name(), labels)
-            })
-            .collect();
-
-        assert_eq!(families(&counted().text()), told);
-        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
-        if crate::config::environment("PAPERCLIP_BRIDGE_WRITE_DOCS").is_some() {
-            std::fs::write(document, described::document()).unwrap();
-        }
-        assert_eq!(
-            std::fs::read_to_string(document).unwrap(),
-            described::document(),
-            "PAPERCLIP_BRIDGE_WRITE_DOCS=1 cargo test -p paperclip-bridge --lib telemetry::metrics writes docs/metrics.md anew"
-        );
-    }
-}
+mod tests;

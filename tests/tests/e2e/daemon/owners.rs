@@ -10,19 +10,22 @@ use paperclip_bridge_tests::sshd::Sshd;
 use paperclip_bridge_tests::world::Place;
 use paperclip_bridge_tests::{Upstream, can_run};
 use serde_json::Value;
+use sqlx::{Connection as _, PgConnection};
 
 use crate::ssh_can_run;
 
 const ME: &str = "/api/agents/me";
-const COMMENTS: &str = "/api/issues/PAP-1/comments";
+pub(super) const COMMENTS: &str = "/api/issues/PAP-1/comments";
 /// How long is waited before the test says that it does not happen at all; a lease lasts 10 s.
-const LIMIT: Duration = Duration::from_secs(60);
+pub(super) const LIMIT: Duration = Duration::from_secs(60);
+/// What may go wrong by chance is tried so often.
+const ATTEMPTS: usize = 10;
 
-fn here() -> bool {
+pub(super) fn here() -> bool {
     can_run(postgres::here()) && ssh_can_run()
 }
 
-async fn daemon(database: &str) -> Serving {
+pub(super) async fn daemon(database: &str) -> Serving {
     Serving::builder()
         .env("PCBRIDGE_STORE__URL", database)
         .start()
@@ -37,7 +40,7 @@ async fn shown(daemon: &Serving, session: &Opened) -> Value {
 }
 
 /// Whether this daemon serves it, by its own word: others tell of the owner.
-async fn serves(daemon: &Serving, session: &Opened) -> bool {
+pub(super) async fn serves(daemon: &Serving, session: &Opened) -> bool {
     let shown = shown(daemon, session).await;
     let elsewhere = shown["detail"]
         .as_str()
@@ -46,7 +49,7 @@ async fn serves(daemon: &Serving, session: &Opened) -> bool {
 }
 
 /// Waits until its agent is answered at the place that it knows; how long that took.
-async fn answers(session: &Opened) -> Duration {
+pub(super) async fn answers(session: &Opened) -> Duration {
     let begin = Instant::now();
     loop {
         if agent(session)
@@ -62,7 +65,7 @@ async fn answers(session: &Opened) -> Duration {
 }
 
 /// Waits until one of them serves it; never do two.
-async fn one_serves(daemons: &[&Serving], session: &Opened) {
+pub(super) async fn one_serves(daemons: &[&Serving], session: &Opened) {
     let begin = Instant::now();
     loop {
         let mut count = 0;
@@ -164,6 +167,49 @@ async fn a_daemon_that_was_stopped_beyond_its_lease_serves_nothing_when_it_goes_
     assert_eq!(keys, ["fresh"]);
 }
 
+/// Until when the first daemon's claim on a session lasts; each renewal, which is also when it polls, makes that later.
+async fn lease(database: &mut PgConnection, session: &Opened) -> i64 {
+    sqlx::query_scalar("SELECT lease_until_us FROM sessions WHERE id = $1")
+        .bind(&session.session)
+        .fetch_one(database)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn a_revocation_through_another_daemon_is_heard_and_not_waited_for() {
+    if !can_run(postgres::here()) {
+        return;
+    }
+    let (cluster, upstream) = (Cluster::shared(), Upstream::start().await);
+    let database = cluster.database();
+    let (first, second) = (daemon(&database).await, daemon(&database).await);
+    let witness = first.session(&upstream, &[]).await;
+    let mut rows = PgConnection::connect(&database).await.unwrap();
+
+    // The owner polls with each renewal. One may fall between by chance, so there are several attempts.
+    let mut heard = false;
+    for _ in 0..ATTEMPTS {
+        let session = first.session(&upstream, &[]).await;
+        let before = lease(&mut rows, &witness).await;
+        let target = format!("/v1/sessions/{}/revoke", session.session);
+        assert_eq!(second.call("POST", &target, "").await.status, 200);
+        let begin = Instant::now();
+        while serves(&first, &session).await {
+            assert!(begin.elapsed() < LIMIT, "its owner never hears of it");
+        }
+        let after = lease(&mut rows, &witness).await;
+        let ended = first.until(&session.session, "ended").await;
+        assert_eq!(ended["reason"], "revoked");
+        if after == before {
+            heard = true;
+            break;
+        }
+    }
+
+    assert!(heard, "each revocation was seen by a poll");
+}
+
 #[tokio::test]
 async fn a_session_is_revoked_and_shown_through_a_daemon_that_does_not_own_it() {
     if !here() {
@@ -184,4 +230,56 @@ async fn a_session_is_revoked_and_shown_through_a_daemon_that_does_not_own_it() 
     }
     let ended = first.until(&session.session, "ended").await;
     assert_eq!(ended["reason"], "revoked");
+}
+
+#[tokio::test]
+async fn any_daemon_tells_where_the_owner_of_a_session_is_found() {
+    if !can_run(postgres::here()) {
+        return;
+    }
+    let (cluster, upstream) = (Cluster::shared(), Upstream::start().await);
+    let database = cluster.database();
+    let told = "tcp:bridge-1.example:4410";
+    let first = Serving::builder()
+        .env("PCBRIDGE_STORE__URL", &database)
+        .env("PCBRIDGE_LISTENERS__CONTROL__ADVERTISE", told)
+        .start()
+        .await;
+    let (second, third) = (daemon(&database).await, daemon(&database).await);
+    let of_first = first.session(&upstream, &[]).await;
+    let of_third = third.session(&upstream, &[]).await;
+
+    let owner = shown(&second, &of_first).await["owner"].clone();
+    assert_eq!(owner["address"], told);
+    let detail = shown(&second, &of_first).await["detail"].clone();
+    let name = owner["daemon"].as_str().unwrap();
+    assert!(detail.as_str().unwrap().contains(name), "{detail}");
+    for key in ["host", "version", "started_at", "seen_at"] {
+        assert!(
+            owner[key].as_str().is_some_and(|said| !said.is_empty()),
+            "{owner}"
+        );
+    }
+    // Without a word of the operator, it is where it listens.
+    let listens = format!("unix:{}", third.socket().display());
+    assert_eq!(shown(&second, &of_third).await["owner"]["address"], listens);
+    assert_eq!(
+        shown(&first, &of_first).await["owner"],
+        Value::Null,
+        "it is its own"
+    );
+    let page = second.run(&["sessions", "show", &of_first.session]).await;
+    assert!(
+        page.stdout
+            .contains(&format!("owner         daemon {name} at {told} on ")),
+        "{}",
+        page.stdout
+    );
+    // Once it has ended, it is nobody's.
+    first.ask(&["sessions", "revoke", &of_first.session]).await;
+    first.until(&of_first.session, "ended").await;
+    let begin = Instant::now();
+    while shown(&second, &of_first).await["owner"] != Value::Null {
+        assert!(begin.elapsed() < LIMIT, "its end is never written down");
+    }
 }

@@ -36,6 +36,7 @@ on_both! {
         what_changed_is_written_and_what_is_not_the_owners_stays
         sessions_are_listed_newest_first_and_by_owner
         a_revoked_session_is_known_to_its_owner_until_it_has_ended
+        a_revoked_session_is_heard_of_at_once_where_there_is_something_to_listen_to
         an_ended_session_is_kept_for_its_time_and_goes_with_its_ledger;
     ownership:
         of_many_claimants_at_once_one_has_the_session
@@ -60,6 +61,7 @@ on_both! {
         entries_are_found_by_key_and_newest_first
         old_entries_go_and_those_in_flight_stay;
     records:
+        a_daemon_is_known_by_what_it_said_last_until_it_is_long_gone
         a_nonce_is_spent_once_however_many_ask
         a_nonce_goes_when_its_time_is_over
         an_audit_head_never_goes_back

@@ -1,4 +1,4 @@
-//! Nonces, audit heads, leases, owed clean-ups.
+//! Daemons, nonces, audit heads, leases, owed clean-ups.
 
 use std::sync::Arc;
 
@@ -7,7 +7,44 @@ use serde_json::json;
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use crate::ground::{GUARD, Ground, LONG, NONE, at};
+use crate::ground::{GUARD, Ground, LONG, NONE, at, place};
+
+pub(super) async fn a_daemon_is_known_by_what_it_said_last_until_it_is_long_gone(ground: Ground) {
+    let known = async || {
+        let daemons = ground.b.daemons().await.unwrap();
+        daemons.into_iter().find(|daemon| daemon.id == ground.ours)
+    };
+    ground.a.ready().await.unwrap();
+    assert_eq!(known().await.unwrap().place, None, "as one of an earlier version");
+
+    ground.a.announce(&place("tcp:before.example:1")).await.unwrap();
+    ground.a.announce(&place("tcp:now.example:2")).await.unwrap();
+    ground.a.ready().await.unwrap();
+
+    let now = known().await.unwrap();
+    assert_eq!(now.place, Some(place("tcp:now.example:2")));
+    assert_eq!(ground.b.sweep_daemons(LONG).await.unwrap(), 0);
+    // The database's clock has gone on since it was seen.
+    let mut claims = Vec::new();
+    loop {
+        let claim = ground.owned_for(NONE).await;
+        let row = ground.a.session(claim.session).await.unwrap().unwrap();
+        claims.push(claim);
+        if row.hold.lease_until > Some(now.seen_at) {
+            break;
+        }
+    }
+    assert_eq!(
+        ground.b.sweep_daemons(NONE).await.unwrap(),
+        0,
+        "it owns a session"
+    );
+    for claim in claims {
+        assert!(ground.a.release(&claim).await.unwrap());
+    }
+    assert_eq!(ground.b.sweep_daemons(NONE).await.unwrap(), 1);
+    assert_eq!(known().await, None);
+}
 
 pub(super) async fn a_nonce_is_spent_once_however_many_ask(ground: Ground) {
     let mut requests = JoinSet::new();

@@ -2,11 +2,13 @@
 
 use std::time::SystemTime;
 
-use bridge::store::{Fence, Hold, SessionFilter, SessionRow, StoreError};
+use bridge::store::{Fence, Heard, Hold, SessionFilter, SessionRow, StoreError};
+use futures_util::StreamExt as _;
+use paperclip_bridge_tests::within;
 use serde_json::json;
 use uuid::Uuid;
 
-use crate::ground::{Ground, LONG, NONE, at, session};
+use crate::ground::{GUARD, Ground, LONG, NONE, at, session};
 
 pub(super) async fn a_session_is_read_as_it_was_written(ground: Ground) {
     let written = session();
@@ -132,6 +134,31 @@ pub(super) async fn a_revoked_session_is_known_to_its_owner_until_it_has_ended(g
     assert!(ground.a.revoked(ground.ours).await.unwrap().is_empty());
     assert!(!ground.b.revoke(row.id).await.unwrap());
     assert!(!ground.b.revoke(Uuid::now_v7()).await.unwrap());
+}
+
+pub(super) async fn a_revoked_session_is_heard_of_at_once_where_there_is_something_to_listen_to(
+    ground: Ground,
+) {
+    let Some(mut hearing) = ground.a.listen() else {
+        assert!(
+            !ground.a.is_shared(),
+            "other daemons say something, and it is not heard"
+        );
+        return;
+    };
+    let mut hear = async || within(GUARD, "something is heard", hearing.next()).await.unwrap();
+    assert_eq!(hear().await, Heard::Anew);
+    let (first, second) = (ground.owned().await, ground.owned().await);
+
+    assert!(!ground.b.revoke(Uuid::now_v7()).await.unwrap());
+    assert!(ground.b.revoke(first.session).await.unwrap());
+    assert!(ground.a.revoke(second.session).await.unwrap());
+
+    assert_eq!(hear().await, Heard::Revoked(first.session));
+    assert_eq!(hear().await, Heard::Revoked(second.session));
+    let mut revoked = ground.a.revoked(ground.ours).await.unwrap();
+    revoked.sort();
+    assert_eq!(revoked, [first.session, second.session]);
 }
 
 pub(super) async fn an_ended_session_is_kept_for_its_time_and_goes_with_its_ledger(ground: Ground) {

@@ -1,14 +1,20 @@
 //! What the daemon keeps in the store, and its hold on it.
 //!
-//! Here: [`Holding`]: sessions are written down before they are opened, their rows follow what becomes of them, their claims are renewed
-//! by one call for all of them, and what an earlier process left is taken back at the start. Not here: what is checked
-//! before each callback (`session/hold.rs`), how a session comes back (`returning.rs`), the rules of ownership (`store/`).
+//! Here: [`Holding`]: sessions are written down before they are opened, and what an earlier process or another daemon left
+//! is taken on. In `renewing` their claims are kept, in `writing` their rows follow what becomes of them. Not here: what is
+//! checked before each callback (`session/hold/`), how a session comes back (`returning.rs`), the rules of ownership
+//! (`store/`).
+
+mod renewing;
+mod writing;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
@@ -16,26 +22,15 @@ use super::Daemon;
 use super::asked::Kept;
 use super::entry::Entry;
 use super::state::{Ending, SessionState};
-use crate::session::hold::{self, BootTime, Hold, LEASE, Tenure};
+use crate::session::hold::{self, BootTime, Hold, Tenure};
 use crate::session::ledger;
-use crate::store::{Claim, SessionRow, Store, StoreError};
+use crate::store::{Claim, DaemonPlace, SessionRow, Store, StoreError};
+use crate::telemetry::metrics::{Metrics, StoreNow};
 
-/// Claims on a store that several daemons have are renewed so often.
-const RENEWING: Duration = Duration::from_secs(3);
-/// The same where nobody else can take them.
-const RENEWING_ALONE: Duration = Duration::from_hours(1);
-/// A store that does not work is tried again so often.
-const RETRYING: Duration = Duration::from_secs(1);
 /// Sessions that another daemon has lost are looked for so often.
 const TAKING_OVER: Duration = Duration::from_secs(2);
 /// At most so many at a time, so that others get their share.
 const TAKEN_AT_ONCE: u32 = 64;
-/// A renewal gets at least so long, also where the deadline of a hold is over already.
-const LEAST: Duration = Duration::from_secs(1);
-/// What is too old is removed so often.
-const SWEEPING: Duration = Duration::from_secs(60);
-/// At its end the daemon writes what is left to be written, for so long.
-const FLUSHING: Duration = Duration::from_secs(5);
 
 /// A session that a process had which is no more, or that another daemon lost; claimed by this one.
 #[derive(Debug)]
@@ -54,14 +49,24 @@ pub(crate) struct Holding {
     held: Mutex<BTreeMap<Uuid, Arc<Entry>>>,
     /// Ended sessions and settled outcomes are kept for so long.
     keep: Duration,
+    metrics: Arc<Metrics>,
+    /// Where this daemon is to be found, where that is told.
+    place: Option<DaemonPlace>,
 }
 
 impl Holding {
-    pub(super) fn new(store: Arc<dyn Store>, keep: Duration) -> Self {
+    pub(super) fn new(
+        store: Arc<dyn Store>,
+        keep: Duration,
+        metrics: Arc<Metrics>,
+        place: Option<DaemonPlace>,
+    ) -> Self {
         Self {
             tenure: Tenure::new(store),
             held: Mutex::default(),
             keep,
+            metrics,
+            place,
         }
     }
 
@@ -104,8 +109,10 @@ impl Holding {
     ///
     /// The store's.
     pub(super) async fn resume(&self) -> Result<Vec<Left>, StoreError> {
+        self.announce().await?;
         let (store, sent) = (&self.tenure.store, BootTime::now());
         let left = store.resume(store.daemon(), self.tenure.lease()).await?;
+        self.metrics.taken_on("earlier_process", left.len());
         self.left(left, sent, "daemon_restarted").await
     }
 
@@ -139,6 +146,23 @@ impl Holding {
         Ok(all)
     }
 
+    /// Says where this daemon is to be found, and that it lives.
+    async fn announce(&self) -> Result<(), StoreError> {
+        match &self.place {
+            Some(place) => self.tenure.store.announce(place).await,
+            None => Ok(()),
+        }
+    }
+
+    /// For a scrape.
+    pub(super) fn now(&self) -> StoreNow {
+        StoreNow {
+            broken: self.tenure.is_broken(),
+            sessions: self.held().len(),
+            outcomes_waiting: self.tenure.waiting(),
+        }
+    }
+
     /// Whether the store can be written, and why not.
     pub(crate) async fn fault(&self) -> Option<String> {
         if let Some(why) = self.tenure.fault() {
@@ -149,155 +173,6 @@ impl Holding {
         Some(crate::placing::with_causes(&error))
     }
 
-    /// Renews every claim until `stop`; one that is gone ends its session here.
-    async fn renew(&self, stop: CancellationToken) {
-        let every = if self.tenure.is_shared() {
-            RENEWING
-        } else {
-            RENEWING_ALONE
-        };
-        let mut due = Instant::now() + every;
-        loop {
-            let next = if self.tenure.is_broken() {
-                due.min(Instant::now() + RETRYING)
-            } else {
-                due
-            };
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.tenure.look.notified() => {
-                    // Rung by every callback that is refused.
-                    tokio::time::sleep_until(due.min(Instant::now() + RETRYING / 10)).await;
-                }
-                () = tokio::time::sleep_until(next) => {}
-            }
-            due = Instant::now() + every;
-            self.renew_once().await;
-        }
-    }
-
-    async fn renew_once(&self) {
-        let held = self.entries();
-        let holds: Vec<_> = held
-            .iter()
-            .filter_map(|entry| entry.hold().filter(|hold| !hold.is_lost()))
-            .collect();
-        let claims: Vec<_> = holds.iter().map(|hold| *hold.claim()).collect();
-        let left = holds.iter().map(|hold| hold.until().left()).min();
-        let limit = left.unwrap_or(LEASE).clamp(LEAST, LEASE);
-        let (store, sent) = (&self.tenure.store, BootTime::now());
-        let renewed = timeout(limit, async {
-            if claims.is_empty() {
-                store.ready().await.map(|()| Vec::new())
-            } else {
-                store.renew(&claims, self.tenure.lease()).await
-            }
-        });
-        match renewed.await {
-            Ok(Ok(ours)) => {
-                self.tenure.works();
-                let ours: BTreeSet<_> = ours.into_iter().collect();
-                for hold in &holds {
-                    if ours.contains(&hold.claim().session) {
-                        hold.renewed(sent);
-                    } else {
-                        self.loses(hold);
-                    }
-                }
-                self.end_revoked().await;
-            }
-            Ok(Err(error)) => self.tenure.fails(&error),
-            Err(_) => self.tenure.fails(&StoreError::Deadline { call: "renew", limit }),
-        }
-        // Nobody could say that they are ours.
-        for hold in holds.iter().filter(|hold| hold.until().left().is_zero()) {
-            self.loses(hold);
-        }
-    }
-
-    /// Sessions that were to end by the word of another daemon.
-    async fn end_revoked(&self) {
-        if !self.tenure.is_shared() {
-            return;
-        }
-        match self.tenure.store.revoked(self.tenure.store.daemon()).await {
-            Ok(revoked) => {
-                let held = self.held();
-                let entries = revoked.iter().filter_map(|id| held.get(id));
-                entries.for_each(|entry| entry.end(Ending::Revoked));
-            }
-            Err(error) => self.tenure.fails(&error),
-        }
-    }
-
-    /// It is another daemon's, or may be. Its row is not ours to write any more.
-    fn loses(&self, hold: &Hold) {
-        let session = hold.claim().session;
-        let entry = self.held().remove(&session);
-        if hold.lose() {
-            tracing::warn!(%session, fence = %hold.claim().fence, "the hold on a session is lost; its tunnels are closed here");
-        }
-        if let Some(entry) = entry {
-            entry.end(Ending::TakenOver);
-        }
-    }
-
-    /// Writes rows that have changed, and outcomes that could not be written before, until `stop`.
-    async fn write(&self, stop: CancellationToken) {
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = self.tenure.changed.notified() => {}
-            }
-            self.write_once().await;
-        }
-    }
-
-    async fn write_once(&self) {
-        if self.tenure.is_broken() {
-            // Rung again once it works.
-            return;
-        }
-        self.tenure.settle_waiting().await;
-        for entry in self.entries() {
-            let Some(hold) = entry.hold().filter(|hold| !hold.is_lost()) else {
-                self.forget(entry.id());
-                continue;
-            };
-            if !hold.take_change() {
-                continue;
-            }
-            let over = entry.state() == SessionState::Ended;
-            let row = entry.row();
-            match self.tenure.store.save(hold.claim(), &row).await {
-                Ok(true) => {}
-                Ok(false) => {
-                    self.tenure.look.notify_one();
-                    continue;
-                }
-                Err(error) => {
-                    hold.changes();
-                    self.tenure.fails(&error);
-                    return;
-                }
-            }
-            if over {
-                if self.tenure.is_shared() && row.anywhere && row.ended_at.is_none() {
-                    self.releases(hold).await;
-                }
-                self.forget(entry.id());
-            }
-        }
-    }
-
-    /// Left in order: another daemon need not wait for the lease to run out.
-    async fn releases(&self, hold: &Hold) {
-        hold.lose();
-        if let Err(error) = self.tenure.store.release(hold.claim()).await {
-            self.tenure.fails(&error);
-        }
-    }
-
     /// Takes what other daemons have lost, and what nobody has.
     async fn take_over(&self) -> Vec<Left> {
         if self.tenure.is_broken() {
@@ -306,40 +181,14 @@ impl Holding {
         let (store, sent) = (&self.tenure.store, BootTime::now());
         let taken = async {
             let taken = store.take_over(store.daemon(), self.tenure.lease(), TAKEN_AT_ONCE);
-            self.left(taken.await?, sent, "owner_lost").await
+            let taken = taken.await?;
+            self.metrics.taken_on("another_daemon", taken.len());
+            self.left(taken, sent, "owner_lost").await
         };
         taken.await.unwrap_or_else(|error| {
             self.tenure.fails(&error);
             Vec::new()
         })
-    }
-
-    /// At the end: what has not been written yet is, where that can be.
-    pub(super) async fn flush(&self) {
-        if timeout(FLUSHING, self.write_once()).await.is_err() {
-            tracing::warn!("not everything could be written to the store before the daemon ended");
-        }
-    }
-
-    async fn sweep(&self, stop: CancellationToken) {
-        while timeout(SWEEPING, stop.cancelled()).await.is_err() {
-            let store = &self.tenure.store;
-            let swept = async {
-                store.sweep_sessions(self.keep).await?;
-                store.sweep_entries(self.keep).await?;
-                store.sweep_nonces().await
-            };
-            if let Err(error) = swept.await {
-                tracing::warn!(
-                    error = &error as &dyn std::error::Error,
-                    "what is too old could not be removed from the store"
-                );
-            }
-        }
-    }
-
-    fn forget(&self, id: Uuid) {
-        self.held().remove(&id);
     }
 
     fn entries(&self) -> Vec<Arc<Entry>> {
@@ -374,6 +223,7 @@ impl Daemon {
         tokio::join!(
             self.take_over(stop.clone()),
             holding.renew(stop.clone()),
+            holding.listen(stop.clone()),
             holding.write(stop.clone()),
             holding.sweep(stop)
         );
