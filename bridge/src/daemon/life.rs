@@ -253,8 +253,26 @@ impl Life {
         }
     }
 
+    /// Whether another daemon may have it by now: then nothing on its target is ours to end, unless it is over for all.
+    fn is_late(&self, ending: &Ending) -> bool {
+        let late = || self.entry.hold().is_some_and(|hold| hold.check().is_err());
+        match ending {
+            Ending::Revoked | Ending::Expired | Ending::TakenOver => false,
+            Ending::OwnerGone
+            | Ending::HeartbeatMissed
+            | Ending::Drained
+            | Ending::TunnelEnded
+            | Ending::LeaseLost(_) => late(),
+        }
+    }
+
     /// Ends it in order, or cuts it first; a wish that cuts may still come while it ends.
     async fn close(&mut self, session: Box<OpenSession>, ending: Ending) -> Standing {
+        let ending = if self.is_late(&ending) {
+            Ending::TakenOver
+        } else {
+            ending
+        };
         let (reason, detail) = (ending.reason(), ending.detail());
         let in_order = self.patience(&ending);
         // Whoever still waits for an order of his hears that it is over.

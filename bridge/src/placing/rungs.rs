@@ -275,6 +275,7 @@ impl<'a> Tunnels<'a> {
         options.place = Arc::clone(&self.queue_place);
         options.leave = Arc::clone(&self.leave);
         options.again = self.returns().is_some();
+        options.fence = self.request.hold.as_ref().and_then(|hold| hold.fence());
         // Its agent knows no other.
         options.port = self.identity.port().unwrap_or(0);
         if let GatewayChoice::Script(path) = &self.request.gateway {

@@ -18,6 +18,7 @@ mod traces;
 mod fuzzed;
 mod kept;
 mod owners;
+mod fenced;
 
 use std::time::Duration;
 
