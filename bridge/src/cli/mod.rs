@@ -4,13 +4,11 @@
 //! definitions. Not here: the work itself; one file a command. Read next: `run.rs`, the main job, and `exit.rs`, how
 //! every command ends.
 
-use std::io::IsTerminal as _;
 use std::path::PathBuf;
 
 use clap::error::{ContextKind, ContextValue};
-use clap::{Args, CommandFactory as _, Parser, Subcommand, ValueEnum};
+use clap::{CommandFactory as _, Parser, Subcommand};
 use serde_json::json;
-use tracing::level_filters::LevelFilter;
 
 use crate::app::App;
 use crate::{demo, gateway, telemetry};
@@ -43,11 +41,13 @@ mod store;
 mod man;
 mod signals;
 mod stdio;
+mod logging;
 pub mod exit;
 
 pub use exit::{Exit, Failure};
 pub use stdio::complain;
 
+use logging::LogOptions;
 use stdio::{print, print_json};
 
 /// Gives an agent run a local URL inside its sandbox and carries its calls to the Paperclip API under policy.
@@ -66,32 +66,6 @@ pub struct Arguments {
     log: LogOptions,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Args, Debug)]
-struct LogOptions {
-    /// Form of the log on standard error; auto: pretty on a terminal, else JSON
-    #[arg(long, global = true, help_heading = "Log", value_enum, default_value_t = LogForm::Auto)]
-    log: LogForm,
-    /// Least level that is logged [default: info; demo and probe: error]
-    #[arg(long, global = true, help_heading = "Log", value_enum, value_name = "LEVEL")]
-    log_level: Option<LogLevel>,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogForm {
-    Auto,
-    Pretty,
-    Json,
-}
-
-#[derive(Clone, Copy, Debug, ValueEnum)]
-enum LogLevel {
-    Error,
-    Warn,
-    Info,
-    Debug,
-    Trace,
 }
 
 #[derive(Debug, Subcommand)]
@@ -191,25 +165,9 @@ impl Arguments {
     /// The log that was asked for.
     #[must_use]
     pub fn telemetry(&self) -> telemetry::Settings {
-        let terminal = std::io::stderr().is_terminal();
-        let pretty = telemetry::Format::Pretty {
-            colour: terminal && !crate::config::no_colour(),
-        };
-        let format = match self.log.log {
-            LogForm::Auto if terminal => pretty,
-            LogForm::Auto | LogForm::Json => telemetry::Format::Json,
-            LogForm::Pretty => pretty,
-        };
-        let level = match self.log.log_level {
-            // The table says it all; what goes wrong on the way there would only puzzle.
-            None if matches!(self.command, Command::Demo { .. } | Command::Probe(_)) => LevelFilter::ERROR,
-            Some(LogLevel::Error) => LevelFilter::ERROR,
-            Some(LogLevel::Warn) => LevelFilter::WARN,
-            Some(LogLevel::Info) | None => LevelFilter::INFO,
-            Some(LogLevel::Debug) => LevelFilter::DEBUG,
-            Some(LogLevel::Trace) => LevelFilter::TRACE,
-        };
-        telemetry::Settings { format, level }
+        // The table says it all; what goes wrong on the way there would only puzzle.
+        let quiet = matches!(self.command, Command::Demo { .. } | Command::Probe(_));
+        self.log.settings(quiet)
     }
 }
 
@@ -232,20 +190,20 @@ fn hide_secrets(error: &mut clap::Error) {
 /// [`Failure`]: what is wrong, what to do, and the exit code.
 pub async fn run(arguments: Arguments) -> Result<Exit, Failure> {
     let app = App::default();
-    let ended = dispatch(&app, arguments.command).await;
+    let ended = dispatch(&app, arguments.command, arguments.log).await;
     // However it ended: what is being given back is given back.
     app.settle().await;
     ended
 }
 
-async fn dispatch(app: &App, command: Command) -> Result<Exit, Failure> {
+async fn dispatch(app: &App, command: Command, log: LogOptions) -> Result<Exit, Failure> {
     match command {
         Command::Demo { json } => play(app, json).await,
         Command::Run(arguments) => run::run(app, arguments).await,
         Command::Open(arguments) => open::open(app, arguments).await,
         Command::Probe(arguments) => probe::probe(app, arguments).await,
         Command::Host(arguments) => Box::pin(host::host(*arguments)).await,
-        Command::Serve(arguments) => Box::pin(serve::serve(arguments)).await,
+        Command::Serve(arguments) => Box::pin(serve::serve(arguments, log)).await,
         Command::Sessions(command) => sessions::run(app, command).await,
         Command::Status(arguments) => asking::status(&arguments).await,
         Command::Outcome(arguments) => asking::outcome(&arguments).await,

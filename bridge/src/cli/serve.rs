@@ -17,6 +17,7 @@ use tokio_util::task::TaskTracker;
 use crate::audit::Audit;
 use crate::cli::control::{ControlAddress, address};
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::logging::{self, LogOptions};
 use crate::cli::serving::{self, ControlPlace, Setup};
 use crate::cli::signals::{Ending, Signals, Wish};
 use crate::cli::stdio::{complain, print, print_json};
@@ -26,7 +27,7 @@ use crate::daemon::Daemon;
 use crate::placing::with_causes;
 use crate::service::{self, Notifier, Passed};
 use crate::session::state::own_folder;
-use crate::store;
+use crate::{store, telemetry};
 
 /// Beyond the time that callbacks get, what taking down listeners and giving back leases may need.
 const TAKING_DOWN: Duration = Duration::from_secs(10);
@@ -76,7 +77,7 @@ pub(crate) struct ServeArguments {
 /// # Errors
 ///
 /// Code 3 for places that cannot be used; 1 where it was forced to end, or could not end in order.
-pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
+pub(super) async fn serve(arguments: ServeArguments, log: LogOptions) -> Result<Exit, Failure> {
     // First of all, while there is one thread.
     let passed = Passed::take(&config::environment).map_err(unusable)?;
     let mut signals = Signals::listen()?;
@@ -88,7 +89,7 @@ pub(crate) async fn serve(arguments: ServeArguments) -> Result<Exit, Failure> {
         audit,
         store,
         reloading,
-    } = arguments.setup().await?;
+    } = arguments.setup(log).await?;
     let store = store::open(store)
         .await
         .map_err(|error| unusable(with_causes(&error)))?;
@@ -175,12 +176,15 @@ async fn ending(signals: &mut Signals, daemon: &Arc<Daemon>, tasks: &TaskTracker
 }
 
 impl ServeArguments {
-    async fn setup(&self) -> Result<Setup, Failure> {
-        let loaded = serving::load(self.config.as_deref(), self.flags())?;
+    async fn setup(&self, log: LogOptions) -> Result<Setup, Failure> {
+        let flags: Vec<_> = self.flags().into_iter().chain(log.flags()).collect();
+        let loaded = serving::load(self.config.as_deref(), flags.clone())?;
+        // From here on, so that what goes wrong at the start is told at this level, too.
+        telemetry::follow(logging::configured(&loaded.config.telemetry));
         let state_dir = self.state_dir()?;
         own_folder(&state_dir).map_err(|error| unusable(error.to_string()))?;
         let control = serving::control(&loaded.config)?;
-        let source = serving::source(self.config.clone(), self.flags());
+        let source = serving::source(self.config.clone(), flags);
         Setup::new(&loaded.config, state_dir, control, source).await
     }
 

@@ -14,6 +14,7 @@ use crate::audit::{self, AuditKey, AuditSettings};
 use crate::cli;
 use crate::cli::control::chosen;
 use crate::cli::exit::{Exit, Failure};
+use crate::cli::logging;
 use crate::config::model::{
     AuditConfig, BodyDigest, Config, ControlAddress, Durability, Idempotency, OnFailure, RateLimits,
     ScopeRates,
@@ -33,9 +34,6 @@ use crate::telemetry::otlp::Tracing;
 /// Keys, or what they begin with, that this version's `serve` does not follow yet.
 const NOT_YET: &[&str] = &[
     "listeners.agents",
-    "telemetry.log",
-    "telemetry.level",
-    "telemetry.metrics",
 ];
 
 /// What the daemon is set up with.
@@ -164,6 +162,7 @@ impl Setup {
         settings.dashboard = config.listeners.ops.dashboard;
         settings.address.clone_from(&config.listeners.control.advertise);
         settings.keep_outcomes = config.store.keep_outcomes;
+        settings.metrics = config.telemetry.metrics;
         settings.tracing = Tracing::start(config.telemetry.otlp, &config::environment)
             .map_err(|why| Failure::new(Exit::Configuration, why))?;
         follow(config, &mut settings)?;
@@ -184,6 +183,7 @@ fn follow(config: &Config, settings: &mut DaemonSettings) -> Result<(), Refused>
         what: "the policy of the configuration is refused",
         mistakes: lines.lines().map(|line| Mistake::new("policy", line)).collect(),
     })?);
+    settings.log = Some(logging::configured(&config.telemetry));
     settings.allow_uids = AllowedUids::new(config.control.allow_uids.clone());
     settings.adhoc = config.control.adhoc.unwrap_or_default();
     settings.ttl = config.sessions.ttl;

@@ -203,11 +203,19 @@ async fn checks(daemon: &Daemon) -> Vec<(&'static str, Option<String>)> {
 
 /// What is counted, as OpenMetrics text.
 async fn metrics(State(daemon): State<Arc<Daemon>>) -> Response {
-    let text = [(
+    let Some(text) = daemon.metrics_text() else {
+        return Problem::new(
+            StatusCode::NOT_FOUND,
+            "metrics_off",
+            "this daemon counts nothing: telemetry.metrics is off; set it to true and restart the daemon",
+        )
+        .into_response();
+    };
+    let kind = [(
         header::CONTENT_TYPE,
         HeaderValue::from_static("application/openmetrics-text; version=1.0.0; charset=utf-8"),
     )];
-    (text, daemon.metrics_text()).into_response()
+    (kind, text).into_response()
 }
 
 async fn unknown() -> Problem {

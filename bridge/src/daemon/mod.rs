@@ -46,7 +46,7 @@ use crate::session::live::InForce;
 use crate::session::rates::{RateTable, Scope};
 use crate::session::state::hex;
 use crate::store::{DaemonPlace, Store};
-use crate::telemetry::metrics::Metrics;
+use crate::telemetry::{self, metrics::Metrics};
 
 pub(crate) use asked::NO_HEARTBEAT;
 pub use asked::{Mistake, NewSession};
@@ -154,7 +154,7 @@ impl Daemon {
         let metrics = Arc::new(Metrics::counting(&figures));
         let in_force = Arc::new(InForce::default());
         let shared = Shared {
-            metrics: Some(Arc::clone(&metrics)),
+            metrics: settings.metrics.then(|| Arc::clone(&metrics)),
             observer: Some(Arc::clone(&events) as _),
             in_force: Arc::clone(&in_force),
             tracing: settings.tracing.clone(),
@@ -498,8 +498,11 @@ impl Daemon {
         }
     }
 
-    /// What a scrape reads.
-    pub(crate) fn metrics_text(&self) -> String {
+    /// What a scrape reads; `None`: nothing is counted.
+    pub(crate) fn metrics_text(&self) -> Option<String> {
+        if !self.settings.load().metrics {
+            return None;
+        }
         // Every state, so that one which nobody is in any more does not stay as it was.
         let sessions = self.sessions();
         let states = SessionState::ALL.map(|state| {
@@ -510,7 +513,7 @@ impl Daemon {
         if let Some(holding) = &self.holding {
             self.metrics.store_now(holding.now());
         }
-        self.metrics.text()
+        Some(self.metrics.text())
     }
 
     fn table(&self) -> std::sync::MutexGuard<'_, Table> {
@@ -533,6 +536,9 @@ impl Daemon {
             .places(settings.concurrency.process, settings.concurrency.session);
         self.in_force.session_bytes(settings.bytes.session);
         self.app.bodies().resize(settings.bytes.process);
+        if let Some(log) = settings.log {
+            telemetry::follow(log);
+        }
     }
 }
 

@@ -16,7 +16,14 @@ use crate::config::{Config, leaves};
 use crate::service::Notifier;
 
 /// Keys, or what they begin with, whose values are taken when the daemon starts and not later.
-const NEEDS_RESTART: &[&str] = &["listeners", "secrets", "store", "audit", "telemetry"];
+const NEEDS_RESTART: &[&str] = &[
+    "listeners",
+    "secrets",
+    "store",
+    "audit",
+    "telemetry.metrics",
+    "telemetry.otlp",
+];
 
 /// Reads the configuration anew, with the settings that are made of it. Blocks on the disk.
 pub type Source = Arc<dyn Fn() -> Result<(Config, DaemonSettings), ReloadRefused> + Send + Sync>;
@@ -185,6 +192,8 @@ fn differing(one: &Value, other: &Value) -> Vec<String> {
 }
 
 fn needs_restart(key: &str) -> bool {
-    let section = key.split('.').next().unwrap_or_default();
-    NEEDS_RESTART.contains(&section)
+    NEEDS_RESTART.iter().any(|prefix| {
+        let rest = key.strip_prefix(prefix);
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    })
 }

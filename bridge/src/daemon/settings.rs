@@ -14,7 +14,7 @@ use crate::app::ProviderConfig;
 use crate::config::model::{ByteLimits, ConcurrencyLimits, TargetConfig, UpstreamConfig};
 use crate::session::Minting;
 use crate::session::rates::Rate;
-use crate::telemetry::otlp::Tracing;
+use crate::telemetry::{self, otlp::Tracing};
 
 /// A session ends after so long unless it says otherwise.
 const TTL: Duration = Duration::from_hours(24);
@@ -81,6 +81,10 @@ pub struct DaemonSettings {
     pub minting: Option<Minting>,
     /// Places that a session may name as its target.
     pub targets: BTreeMap<String, TargetConfig>,
+    /// The log of the process; `None`: it stays as it is.
+    pub log: Option<telemetry::Settings>,
+    /// Count, and answer `/metrics`.
+    pub metrics: bool,
     /// Where the spans of callbacks go.
     pub tracing: Option<Arc<Tracing>>,
     /// The Paperclip APIs that a session may name.
@@ -116,6 +120,8 @@ impl DaemonSettings {
             rates: Vec::new(),
             minting: None,
             targets: BTreeMap::new(),
+            log: None,
+            metrics: true,
             tracing: None,
             upstreams: BTreeMap::new(),
             providers: BTreeMap::new(),
@@ -132,6 +138,7 @@ impl DaemonSettings {
             allow_uids,
             keeps_sessions,
             keep_outcomes,
+            metrics,
             tracing,
             ..
         } = self.clone();
@@ -143,6 +150,7 @@ impl DaemonSettings {
             allow_uids,
             keeps_sessions,
             keep_outcomes,
+            metrics,
             tracing,
             ..new
         }

@@ -6,7 +6,9 @@
 
 use std::cell::RefCell;
 use std::fmt::{self, Write as _};
+use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use tracing::field::{Field, Visit};
 use tracing::level_filters::LevelFilter;
 use tracing::subscriber::Interest;
@@ -44,18 +46,40 @@ pub struct Settings {
 
 /// Writes events to standard error from now on; the first call in a process wins.
 pub fn install(settings: Settings) {
+    let settings = Arc::new(ArcSwap::from_pointee(settings));
     let lines = Lines {
-        settings,
+        settings: Arc::clone(&settings),
         output: Output::stderr(),
     };
-    // A second call means tests in one process: the first writer stays, which is what the return value says.
-    let _first_wins = tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines));
+    // A second call means tests in one process: the first writer stays.
+    if tracing::subscriber::set_global_default(tracing_subscriber::registry().with(lines)).is_ok() {
+        let _first = INSTALLED.set(settings);
+    }
+}
+
+/// From the next event on it is these. Does nothing before [`install`].
+pub fn follow(settings: Settings) {
+    if let Some(installed) = INSTALLED.get() {
+        change(installed, settings);
+    }
+}
+
+/// What the writer of this process goes by at the moment.
+static INSTALLED: OnceLock<Arc<ArcSwap<Settings>>> = OnceLock::new();
+
+fn change(live: &ArcSwap<Settings>, settings: Settings) {
+    if **live.load() != settings {
+        live.store(Arc::new(settings));
+        // Each place that raises events keeps whether anybody wants them.
+        tracing::callsite::rebuild_interest_cache();
+    }
 }
 
 /// The layer behind [`install`].
 #[derive(Debug)]
 struct Lines {
-    settings: Settings,
+    /// As they are at the moment.
+    settings: Arc<ArcSwap<Settings>>,
     output: Output,
 }
 
@@ -64,10 +88,11 @@ const OURS: [&str; 5] = ["bridge", "paperclip_bridge", "policy", "runners", "tun
 
 impl Lines {
     fn least_level(&self, module: &str) -> LevelFilter {
-        if is_ours(module) || self.settings.level == LevelFilter::TRACE {
-            self.settings.level
+        let level = self.settings.load().level;
+        if is_ours(module) || level == LevelFilter::TRACE {
+            level
         } else {
-            self.settings.level.min(LevelFilter::WARN)
+            level.min(LevelFilter::WARN)
         }
     }
 }
@@ -95,15 +120,15 @@ impl<S: Subscriber> Layer<S> for Lines {
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.settings.level)
+        Some(self.settings.load().level)
     }
 
     fn on_event(&self, event: &Event<'_>, _: Context<'_, S>) {
+        let format = self.settings.load().format;
         with_buffer(|line| {
-            write_line(line, self.settings.format, jiff::Timestamp::now(), event);
-            self.output.write(line.as_bytes(), |dropped| {
-                loss_line(self.settings.format, dropped)
-            });
+            write_line(line, format, jiff::Timestamp::now(), event);
+            self.output
+                .write(line.as_bytes(), |dropped| loss_line(format, dropped));
         });
     }
 }
@@ -422,7 +447,7 @@ mod tests {
         let mut file = tempfile::tempfile().unwrap();
         let output = Output::file(file.try_clone().unwrap());
         let layer = Lines {
-            settings: Settings { format, level },
+            settings: Arc::new(ArcSwap::from_pointee(Settings { format, level })),
             output,
         };
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), speak);

@@ -11,7 +11,7 @@ pub struct TelemetryConfig {
     pub log: LogForm,
     /// Least level that is logged.
     pub level: LogLevel,
-    /// Serve `/metrics` on the ops listener.
+    /// Count, and answer `/metrics` on the ops listener; without it nothing is counted and `/metrics` is 404.
     pub metrics: bool,
     /// Send traces by OTLP, as the standard `OTEL_*` variables say; absent: where `OTEL_EXPORTER_OTLP_ENDPOINT` or
     /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` names a collector.

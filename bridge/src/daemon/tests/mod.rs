@@ -13,9 +13,13 @@ use crate::session::observer::{Observer as _, Seen};
 
 /// One that has made no session yet.
 pub(crate) fn daemon(most_sessions: usize) -> Arc<Daemon> {
+    set_up(|settings| settings.most_sessions = most_sessions)
+}
+
+fn set_up(otherwise: impl FnOnce(&mut DaemonSettings)) -> Arc<Daemon> {
     let ops = SocketAddr::from(([127, 0, 0, 1], 0));
     let mut settings = DaemonSettings::new(PathBuf::from("/nonexistent"), ops);
-    settings.most_sessions = most_sessions;
+    otherwise(&mut settings);
     Daemon::new(
         settings,
         Secrets::new(SecretSettings::default(), |_| Some("secret".to_owned())),
@@ -102,6 +106,29 @@ async fn a_daemon_that_drains_closes_what_it_has_and_takes_nothing_on() {
     daemon.drained().await;
     assert_eq!(first.entry.state(), SessionState::Ended);
     assert_eq!(first.entry.standing().reason, Some("drained"));
+}
+
+#[tokio::test]
+async fn a_daemon_without_metrics_counts_no_callback() {
+    for (metrics, counted) in [(true, 1), (false, 0)] {
+        let daemon = set_up(|settings| settings.metrics = metrics);
+        let opened = created(&daemon).await.opened.await.unwrap().unwrap();
+
+        let head = b"GET /api/agents/me HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+        let mut stream = tokio::net::TcpStream::connect(opened.url.unwrap().trim_start_matches("http://"))
+            .await
+            .unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.unwrap();
+        let mut answer = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)
+            .await
+            .unwrap();
+
+        assert!(answer.starts_with("HTTP/1.1 4"), "{answer}");
+        let text = daemon.metrics.text();
+        assert_eq!(text.matches("callbacks_total{").count(), counted, "{text}");
+        assert_eq!(daemon.metrics_text().is_some(), metrics);
+    }
 }
 
 #[tokio::test]

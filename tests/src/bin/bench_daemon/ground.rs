@@ -26,7 +26,7 @@ pub(crate) enum Setting {
     Fsync,
     /// Audit at `write` without body digests.
     NoDigests,
-    /// Neither audit nor log, and no metrics where the daemon can go without.
+    /// Neither audit nor log nor metrics.
     AllOff,
 }
 
@@ -52,6 +52,7 @@ impl Ground {
             Setting::AllOff => {
                 builder = builder
                     .args(["--log-level", "error"])
+                    .env("PCBRIDGE_TELEMETRY__METRICS", "false")
                     .env("PCBRIDGE_AUDIT__ENABLED", "false");
             }
         }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use paperclip_bridge_tests::Upstream;
+use paperclip_bridge_tests::{Agent, Answer, Upstream};
 use paperclip_bridge_tests::binary::{BridgeCommand, Opened};
 use paperclip_bridge_tests::serving::{Serving, agent};
 use paperclip_bridge_tests::world::{CREDENTIAL_VARIABLE, RUN_ID, assert_headers};
@@ -104,12 +104,41 @@ async fn a_limit_of_the_configuration_holds_over_the_sessions_of_an_agent_and_is
 }
 
 #[tokio::test]
+async fn without_metrics_nothing_is_counted_and_a_scrape_is_told_why() {
+    let upstream = Upstream::start().await;
+    let serving = Serving::builder()
+        .env("PCBRIDGE_TELEMETRY__METRICS", "false")
+        .start()
+        .await;
+    let opened = serving.session(&upstream, &[]).await;
+
+    let answer = agent(&opened).get("/api/agents/me").await.unwrap();
+    let scraped = scrape(&serving).await;
+
+    assert_eq!(answer.status, 200);
+    assert_eq!(
+        (scraped.status, scraped.code().as_str()),
+        (404, "metrics_off")
+    );
+    assert!(scraped.text().contains("telemetry.metrics"), "{}", scraped.text());
+}
+
+/// What the ops listener answers at `/metrics`.
+pub(super) async fn scrape(serving: &Serving) -> Answer {
+    let scraper = Agent {
+        url: serving.ops.clone(),
+        token: "none".to_owned(),
+    };
+    scraper.get("/metrics").await.unwrap()
+}
+
+#[tokio::test]
 async fn a_configuration_with_what_serve_does_not_follow_is_refused_at_its_line() {
     let upstream = Upstream::start().await;
     let folder = tempfile::tempdir().unwrap();
     let text = with_upstream(
         &upstream,
-        "[telemetry]\nlevel = \"debug\"\n[polcy]\nmode = \"report\"\n",
+        "[listeners.agents]\naddress = \"unix:/tmp/agents\"\n[polcy]\nmode = \"report\"\n",
     );
     let file = write(folder.path(), &text);
     let serve = |file: &str| BridgeCommand::new(["serve", "--config", file, "--ops", "127.0.0.1:0"]);
@@ -125,7 +154,7 @@ async fn a_configuration_with_what_serve_does_not_follow_is_refused_at_its_line(
         unknown.stderr
     );
     assert!(
-        early.stderr.contains("telemetry.level") && early.stderr.contains("bridge.toml:5"),
+        early.stderr.contains("listeners.agents") && early.stderr.contains("bridge.toml:5"),
         "{}",
         early.stderr
     );
