@@ -18,6 +18,7 @@ mod open;
 mod host;
 mod opening;
 pub(crate) mod options;
+mod values;
 pub(crate) mod provider_options;
 pub(crate) mod secrets;
 pub mod target;
