@@ -176,6 +176,7 @@ async function main() {
       await go(`#/session/${laddered.session}`);
       await page.getByText("forwarding_refused").waitFor();
       await page.getByText("http2_v1 taken").waitFor();
+      if (world.other_logins) await page.getByText(/can log in on the target/).waitFor();
       await page.getByRole("button", { name: "Measure" }).click();
       await page.getByText(/^[\d.]+ (µs|ms|s)/).first().waitFor();
       await looked("session");

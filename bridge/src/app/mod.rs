@@ -50,6 +50,7 @@ pub use request::{
 pub(crate) use standing::{Standing, Tried};
 
 use neighbours::Neighbours;
+pub(crate) use neighbours::{Logins, logins};
 use opened::{Serving, WhatIsLeft};
 
 /// From the first attempt to connect until an agent can call, at most; the ladder has a limit for each rung.

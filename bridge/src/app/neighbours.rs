@@ -1,11 +1,11 @@
 //! Whether others can log in where a session listens on a port.
 //!
-//! Here: [`Neighbours`], which asks an SSH host once and says so in the log. A port on loopback is open to every user of
+//! Here: [`Neighbours`], which asks an SSH host once, says so in the log and lets its sessions show it. A port on loopback is open to every user of
 //! the host: while a session's connection is lost, another user could listen there and be sent the agent's token by its
 //! next call. A unix socket is not (`docs/operations.md`). Not here: what is refused of strangers (`callback/`).
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use runners::{CommandManagedRuntimeRunner, Execution, Shell};
@@ -27,34 +27,48 @@ const COUNT: &str = "me=$(id -u); n=0; { getent passwd 2>/dev/null || cat /etc/p
     { while IFS=: read -r a p u g c h s; do case $s in */nologin|*/false|*/sync|*/shutdown|*/halt) ;; \
     *) case $u in \"\"|0|\"$me\") ;; *) n=$((n+1));; esac;; esac; done; echo \"pcb-logins $n\"; }";
 
+/// How many others can log in to one host; empty until it has said so.
+pub(crate) type Logins = Arc<OnceLock<u64>>;
+
 /// The hosts that were asked.
 #[derive(Debug, Default)]
 pub(crate) struct Neighbours {
-    asked: Mutex<BTreeSet<String>>,
+    asked: Mutex<BTreeMap<String, Logins>>,
     /// Ended with us.
     asking: Mutex<JoinSet<()>>,
 }
 
 impl Neighbours {
-    /// Asks the host of a session that listens on a port of it, unless it was asked before. Returns at once.
-    pub(crate) fn look(&self, session: &OpenSession) {
+    /// Asks the host of a session that listens on a port of it, unless it was asked before. Returns at once, with what
+    /// will hold the answer; `None` where nobody asks.
+    pub(crate) fn look(&self, session: &OpenSession) -> Option<Logins> {
         if !matches!(session.reach, Reach::Ssh(_)) || !session.url.starts_with("http://") {
-            return;
+            return None;
         }
         let target = session.runner.target().to_owned();
-        let first = {
+        let found = Logins::default();
+        {
             let mut asked = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-            asked.len() < MOST_HOSTS && asked.insert(target.clone())
-        };
-        if !first {
-            return;
+            if let Some(known) = asked.get(&target) {
+                return Some(Arc::clone(known));
+            }
+            if asked.len() >= MOST_HOSTS {
+                return None;
+            }
+            asked.insert(target.clone(), Arc::clone(&found));
         }
         let runner = Arc::clone(&session.runner);
         let shell = session.reach.shell();
         let mut asking = self.asking.lock().unwrap_or_else(PoisonError::into_inner);
         while asking.try_join_next().is_some() {}
+        let answer = Arc::clone(&found);
         asking.spawn(async move {
-            match logins(runner.as_ref(), shell).await {
+            let logins = logins(runner.as_ref(), shell).await;
+            if let Some(logins) = logins {
+                // It is asked once.
+                let _first = answer.set(logins);
+            }
+            match logins {
                 Some(0) => {}
                 Some(logins) => tracing::warn!(
                     target_host = target,
@@ -65,11 +79,12 @@ impl Neighbours {
                 None => tracing::debug!(target_host = target, "the target does not say who can log in there"),
             }
         });
+        Some(found)
     }
 }
 
 /// Accounts that others can log in to; `None` where the target does not say.
-async fn logins(runner: &dyn CommandManagedRuntimeRunner, shell: Shell) -> Option<u64> {
+pub(crate) async fn logins(runner: &dyn CommandManagedRuntimeRunner, shell: Shell) -> Option<u64> {
     let mut execution = Execution::new(shell.program(), shell.script_args(COUNT.to_owned()));
     execution.timeout = Some(PATIENCE);
     execution.keep_output = 64 * 1024;

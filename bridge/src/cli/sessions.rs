@@ -370,6 +370,12 @@ fn page(shown: &SessionShown) -> String {
     ]
     .into_iter()
     .filter_map(|(name, value)| Some(format!("{name:<14}{}\n", value?)))
+    .chain(
+        shown
+            .warnings
+            .iter()
+            .map(|warning| format!("{:<14}{}\n", "warning", warning.detail)),
+    )
     .chain(shown.ladder.iter().map(|rung| {
         let (tunnel, reason, detail) = (&rung.tunnel, &rung.reason, &rung.detail);
         format!("{:<14}{tunnel}: {reason} ({detail})\n", "not taken")

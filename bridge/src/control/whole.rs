@@ -111,7 +111,10 @@ pub(super) async fn reap(State(daemon): State<Arc<Daemon>>) -> Result<Json<Reape
 /// Ends the daemon in order, as SIGTERM does: no new sessions, callbacks under way may end, sessions are closed.
 #[utoipa::path(
     post, path = "/v1/drain", tag = "daemon", params(WaitingForEnd),
-    responses((status = 202, description = "It ends.", body = Drained))
+    responses(
+        (status = 202, description = "It ends.", body = Drained),
+        (status = 400, description = "The query is not understood.", body = Problem, content_type = "application/problem+json"),
+    )
 )]
 pub(super) async fn drain(
     State(daemon): State<Arc<Daemon>>,

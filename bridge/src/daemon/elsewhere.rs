@@ -88,6 +88,7 @@ fn shown(row: &SessionRow, owner: Option<OwnerShown>) -> Option<SessionShown> {
         traffic: Traffic::default(),
         last_callback_at: None,
         ladder: Vec::new(),
+        warnings: Vec::new(),
         uid: kept.uid,
         created_at: time(row.created_at),
         expires_at: time(kept.expires),

@@ -15,11 +15,11 @@ use uuid::Uuid;
 
 use super::asked::Kept;
 use super::events::Events;
-use super::shown::{Opened, Rung, SessionShown, time};
+use super::shown::{Opened, Rung, SessionShown, Warning, time};
 use super::state::{Ending, SessionState, Standing};
 use super::traffic::Tally;
 use crate::app::environment::of_record;
-use crate::app::{OpenSession, SessionRecord};
+use crate::app::{Logins, OpenSession, SessionRecord};
 use crate::session::Session;
 use crate::session::hold::Hold;
 use crate::session::ledger::Ledger;
@@ -97,6 +97,8 @@ pub(crate) struct Entry {
     tally: Arc<Tally>,
     /// What serves it, for as long as it does.
     serving: OnceLock<Serving>,
+    /// Who else can log in where it listens.
+    logins: OnceLock<Logins>,
 }
 
 /// What serves a session; held by its task, and gone with it.
@@ -152,6 +154,7 @@ impl Entry {
         let entry = Arc::new(Self {
             tally,
             serving: OnceLock::new(),
+            logins: OnceLock::new(),
             standing: watch::Sender::new(standing),
             place: Mutex::new(place),
             kept,
@@ -380,6 +383,21 @@ impl Entry {
         });
     }
 
+    /// Its host is asked who else can log in there.
+    pub(super) fn shares_its_host(&self, logins: Option<Logins>) {
+        if let Some(logins) = logins {
+            // Once in its life.
+            let _first = self.logins.set(logins);
+        }
+    }
+
+    /// What an operator should know of it, although it works.
+    fn warnings(&self) -> Vec<Warning> {
+        let logins = self.logins.get().and_then(|logins| logins.get().copied());
+        let logins = logins.filter(|logins| *logins > 0 && self.state() != SessionState::Ended);
+        logins.map(Warning::other_logins).into_iter().collect()
+    }
+
     /// What its callbacks are held against, while it is open.
     pub(crate) fn session(&self) -> Option<Arc<Session>> {
         self.serving.get()?.session.upgrade()
@@ -467,6 +485,7 @@ impl Entry {
                     .and_then(|place| Some(place.lease.as_ref()?.id.clone())),
             },
             ladder: facts.map_or_else(Vec::new, |facts| facts.ladder.clone()),
+            warnings: self.warnings(),
             uid: self.kept.uid,
             created_at: time(self.kept.created),
             expires_at: time(self.kept.expires),

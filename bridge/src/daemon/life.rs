@@ -130,7 +130,7 @@ impl Life {
         session: Box<OpenSession>,
         digest: Option<TokenDigest>,
     ) -> Standing {
-        self.app.neighbours.look(&session);
+        self.entry.shares_its_host(self.app.neighbours.look(&session));
         let (ending, token) = self.watch_over(&session, digest).await;
         let end = Box::pin(self.close(session, ending)).await;
         token

@@ -60,7 +60,7 @@ pub use settings::{AllowedUids, DaemonSettings};
 pub(crate) use shown::time;
 pub use shown::{
     Drained, EnvironmentShown, Opened, OwnerShown, Reaped, ReapedLease, Reloaded, Rotated, Rung,
-    SessionShown, SessionsShown, StatusShown,
+    SessionShown, SessionsShown, StatusShown, Warning,
 };
 pub(crate) use state::Ending;
 pub use state::SessionState;

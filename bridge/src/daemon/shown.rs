@@ -84,6 +84,28 @@ impl Rung {
     }
 }
 
+/// What an operator should know of a session, although it works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Warning {
+    /// Stable: `other_logins`.
+    pub code: String,
+    /// One line: what it is, and what to do.
+    pub detail: String,
+}
+
+impl Warning {
+    pub(crate) fn other_logins(logins: u64) -> Self {
+        let accounts = if logins == 1 { "account" } else { "accounts" };
+        Self {
+            code: "other_logins".to_owned(),
+            detail: format!(
+                "{logins} other {accounts} can log in on the target: whoever uses one could take this session's port while \
+                 its connection is lost, and be sent its token; make sessions there with --unix-socket"
+            ),
+        }
+    }
+}
+
 /// A session, without its token.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct SessionShown {
@@ -120,6 +142,9 @@ pub struct SessionShown {
     pub lease: Option<String>,
     /// The better tunnels that were tried before, and why they were not taken.
     pub ladder: Vec<Rung>,
+    /// What an operator should know of it, although it works.
+    #[serde(default)]
+    pub warnings: Vec<Warning>,
     /// The user who asked for it; 4294967295, which is nobody, where that was over TCP.
     pub uid: u32,
     /// When it was asked for.

@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 pub(crate) use report::{Fitness, Report};
 
-use crate::app::{App, SessionRequest, Standing, TargetSpec, Tried, TunnelChoice};
+use crate::app::{App, SessionRequest, Standing, TargetSpec, Tried, TunnelChoice, logins};
 use report::{Check, Found};
 
 /// All checks together; with what follows them, a probe takes two minutes at most.
@@ -223,6 +223,26 @@ impl Probe {
         let asked = ground::clock(runner, shell, COMMAND);
         let found = settled(self.within(COMMAND * 2, asked).await);
         self.tell("clock", began, found);
+        if standing.ssh().is_some() {
+            self.logins(standing).await;
+        }
+    }
+
+    /// Whether others could take a port of a session there while its connection is lost.
+    async fn logins(&mut self, standing: &Standing) {
+        let began = Instant::now();
+        let asked = logins(standing.runner().as_ref(), standing.shell());
+        let found = match self.within(COMMAND * 2, asked).await {
+            Ok(Some(0)) => Found::ok("nobody else can log in"),
+            Ok(Some(others)) => Found::warn(
+                "other_logins",
+                format!("accounts that others can log in to: {others}"),
+                "make sessions there with --unix-socket: a port could be taken while its connection is lost",
+            ),
+            Ok(None) => Found::skipped("the target does not say"),
+            Err(found) => found,
+        };
+        self.tell("logins", began, found);
     }
 
     /// Whether an agent could ask the API for its health: it is there, we are known to it, and policy lets agents ask.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use paperclip_bridge_tests::binary::Opened;
 use paperclip_bridge_tests::serving::Serving;
 use paperclip_bridge_tests::sshd::{self, Sshd};
+use paperclip_bridge_tests::user::{self, TestUser};
 use paperclip_bridge_tests::{Script, Upstream, browser, can_run};
 use serde_json::{Value, json};
 
@@ -66,12 +67,14 @@ async fn an_operator_goes_through_the_dashboard_in_a_browser() {
     let silent = session("run-still-waiting", &["--agent-id", "agent-grace"]).await;
     let doomed = session("run-42c0", &["--issue-id", "PAP-2", "--ttl", "4h"]).await;
     let server = Sshd::builder().line("AllowTcpForwarding no").start();
+    let other = user::can_be_made().is_ok().then(TestUser::make);
     let laddered = over_ssh(&serving, &upstream, &server).await;
     let login = serving.ask(&["dashboard"]).await;
 
     let printed = browser::drive(json!({
         "base": serving.ops,
         "login": login["url"],
+        "other_logins": other.is_some(),
         "agents": {
             "busy": told("run-7d1f", &busy),
             "silent": told("run-still-waiting", &silent),

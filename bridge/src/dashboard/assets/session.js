@@ -27,6 +27,7 @@ function draw(told, measured, again, calls) {
       h("h1", {}, h("span", { class: "dim" }, "Run "), h("span", { class: "id" }, s.run_id)),
       h("p", {}, mark(s.state), s.reason && ` · ${s.reason}`, h("span", { class: "dim" }, ` for ${since(s.since)}`))),
     s.detail && h("p", { class: "notice" }, s.detail),
+    s.warnings.map((warning) => h("p", { class: "notice warn" }, mark("degraded", warning.code), ` ${warning.detail}`)),
     s.state === "ready" && s.traffic.callbacks === 0 && h("div", { class: "notice warn" },
       h("p", {}, mark("degraded", `No call yet, for ${since(s.since)}.`), " The run could call, and has not. Look whether its process was given what this prints, and the token that was shown when the session was made:"),
       h("p", {}, h("code", {}, `paperclip-bridge sessions env ${s.session}`))),

@@ -206,7 +206,26 @@ async fn a_host_where_others_can_log_in_is_warned_of_once_where_sessions_listen_
         "{by_port}"
     );
     eventually(SOON, "the log says so", || (warned() > 0).then_some(())).await;
-    open(&[]).await;
+    let again = open(&[]).await;
+    let shown = async |opened: &serde_json::Value| {
+        let id = opened["session"].as_str().unwrap().to_owned();
+        serving.ask(&["sessions", "show", &id]).await["warnings"].clone()
+    };
+    // Whoever looks at a session is told, too, also of one whose host was asked before.
+    for opened in [&by_port, &again] {
+        let warnings = shown(opened).await;
+        assert_eq!(warnings[0]["code"], "other_logins", "{warnings}");
+        assert!(warnings[0]["detail"].as_str().unwrap().contains("--unix-socket"));
+    }
+    assert_eq!(shown(&by_socket).await, serde_json::json!([]));
+    let page = serving
+        .run(&["sessions", "show", by_port["session"].as_str().unwrap()])
+        .await;
+    assert!(
+        page.stdout.contains("can log in on the target"),
+        "{}",
+        page.stdout
+    );
     serving.running.signal("TERM");
     let ended = serving.running.finish().await;
     assert_eq!(ended.stderr.matches(OTHER_LOGINS).count(), 1, "{}", ended.stderr);

@@ -23,6 +23,28 @@ fn server(place: &Place) -> &Sshd {
 }
 
 #[tokio::test]
+async fn a_host_that_others_can_log_in_to_is_fit_and_warned_of() {
+    if !ssh_can_run() || !can_run(user::can_be_made()) {
+        return;
+    }
+    let (upstream, place) = (Upstream::start().await, ssh(Sshd::builder()));
+    let _other = user::TestUser::make();
+
+    let probed = probe(&place, &upstream, &["--tunnel", "ssh-reverse"]).await;
+
+    assert_eq!(probed.code, Some(0), "{}", probed.report);
+    let logins = probed.check("logins");
+    assert_eq!(
+        (&logins["result"], &logins["reason"]),
+        (&"warn".into(), &"other_logins".into())
+    );
+    assert!(
+        logins["to_do"].as_str().unwrap().contains("--unix-socket"),
+        "{logins}"
+    );
+}
+
+#[tokio::test]
 async fn an_ssh_host_is_probed_to_the_api_and_nothing_is_left_on_it() {
     if !ssh_can_run() || !can_run(user::can_be_made()) {
         return;
