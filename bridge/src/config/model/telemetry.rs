@@ -14,7 +14,7 @@ pub struct TelemetryConfig {
     /// Count, and answer `/metrics` on the ops listener; without it nothing is counted and `/metrics` is 404.
     pub metrics: bool,
     /// Send traces by OTLP, as the standard `OTEL_*` variables say; absent: where `OTEL_EXPORTER_OTLP_ENDPOINT` or
-    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` names a collector.
+    /// `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT` names a collector; false: metrics are not sent either.
     pub otlp: Option<bool>,
 }
 

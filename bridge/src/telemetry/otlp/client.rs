@@ -14,14 +14,17 @@ use opentelemetry_http::{HttpClient, HttpError};
 use runners::http::HttpClient as Pooled;
 use tokio::runtime::Handle;
 
-/// A collector gets so long for each batch.
-const DEADLINE: Duration = Duration::from_secs(10);
+/// A collector gets so long for each batch, unless somebody says otherwise.
+pub(super) const DEADLINE: Duration = Duration::from_secs(10);
 /// A longer answer is none of a collector's.
 const MAX_ANSWER_BYTES: usize = 64 * 1024;
 
 /// Speaks to a collector.
 #[derive(Debug)]
 pub(super) struct Collector {
+    /// What it is sent, for the log.
+    what: &'static str,
+    deadline: Duration,
     client: Pooled,
     runtime: Handle,
     silent: AtomicBool,
@@ -29,19 +32,22 @@ pub(super) struct Collector {
 
 impl Collector {
     /// On the runtime that calls this.
-    pub(super) fn new() -> Self {
+    pub(super) fn new(what: &'static str, deadline: Duration) -> Self {
         Self {
+            what,
+            deadline,
             client: Pooled::new(rustls_native_certs::load_native_certs().certs),
             runtime: Handle::current(),
             silent: AtomicBool::new(false),
         }
     }
 
-    async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
-        let client = self.client.clone();
+    /// One batch. A failure is told in the log, the first time of several.
+    pub(super) async fn send(&self, request: Request<Bytes>) -> Result<Response<Bytes>, HttpError> {
+        let (client, deadline) = (self.client.clone(), self.deadline);
         let sent = self.runtime.spawn(async move {
             client
-                .fetch(request.map(Full::new), DEADLINE, MAX_ANSWER_BYTES)
+                .fetch(request.map(Full::new), deadline, MAX_ANSWER_BYTES)
                 .await
         });
         let answered = match sent.await {
@@ -56,7 +62,7 @@ impl Collector {
         match refused {
             None => self.silent.store(false, Ordering::Relaxed),
             Some(why) if !self.silent.swap(true, Ordering::Relaxed) => {
-                tracing::warn!(why, "traces cannot be sent to their collector");
+                tracing::warn!(why, what = self.what, "telemetry cannot be sent to its collector");
             }
             Some(_) => {}
         }

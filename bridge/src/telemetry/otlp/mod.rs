@@ -1,12 +1,14 @@
-//! Traces by OTLP: one span for each callback, joined to the agent's trace and handed on to the upstream.
+//! Telemetry by OTLP: one span for each callback, joined to the agent's trace and handed on to the upstream; and metrics.
 //!
 //! Here: [`Tracing`], which the standard `OTEL_*` variables set up, and `CallSpan`, one callback's span. A span says
 //! method, route template, status, session and verdict: never a path, a query, a token or a body. Not here: how a
-//! collector is spoken to (`client.rs`), what a `traceparent` is (`parent.rs`). Where nobody asks for traces, none of
+//! collector is spoken to (`client.rs`), what a `traceparent` is (`parent.rs`), metrics (`metrics.rs`). Where nobody asks for traces, none of
 //! this is made, and a callback's headers pass as they are.
 
 mod client;
 mod parent;
+mod metrics;
+mod message;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,6 +23,7 @@ use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider, Span};
 use uuid::Uuid;
 
+pub(crate) use metrics::Export;
 use parent::{TRACEPARENT, TRACESTATE};
 
 /// The last spans get so long to be sent when the daemon ends.
@@ -79,19 +82,12 @@ impl Tracing {
         let exporter = SpanExporter::builder()
             .with_http()
             .with_protocol(Protocol::HttpBinary)
-            .with_http_client(client::Collector::new())
+            .with_http_client(client::Collector::new("traces", client::DEADLINE))
             .build()
             .map_err(|error| format!("traces cannot be sent as the OTEL_* variables say: {error}"))?;
-        let mut resource = Resource::builder();
-        let named = environment("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty())
-            || environment("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|told| told.contains("service.name="));
-        if !named {
-            resource = resource.with_service_name(SERVICE);
-        }
-        let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
-            .with_resource(resource.with_attribute(version).build())
+            .with_resource(resource(environment))
             .build();
         let tracer = provider.tracer(SERVICE);
         Ok(Some(Arc::new(Self { provider, tracer })))
@@ -130,10 +126,7 @@ impl Tracing {
 
 /// Whether traces are wanted at all.
 fn is_asked(asked: Option<bool>, environment: &dyn Fn(&str) -> Option<String>) -> bool {
-    let is = |name: &str, value: &str| {
-        environment(name).is_some_and(|found| found.trim().eq_ignore_ascii_case(value))
-    };
-    if is("OTEL_SDK_DISABLED", "true") || is("OTEL_TRACES_EXPORTER", "none") {
+    if is(environment, "OTEL_SDK_DISABLED", "true") || is(environment, "OTEL_TRACES_EXPORTER", "none") {
         return false;
     }
     let named = || {
@@ -142,6 +135,22 @@ fn is_asked(asked: Option<bool>, environment: &dyn Fn(&str) -> Option<String>) -
             .any(|name| environment(name).is_some_and(|found| !found.is_empty()))
     };
     asked.unwrap_or_else(named)
+}
+
+fn is(environment: &dyn Fn(&str) -> Option<String>, name: &str, value: &str) -> bool {
+    environment(name).is_some_and(|found| found.trim().eq_ignore_ascii_case(value))
+}
+
+/// Whose telemetry it is, as the environment says.
+fn resource(environment: &dyn Fn(&str) -> Option<String>) -> Resource {
+    let mut resource = Resource::builder();
+    let named = environment("OTEL_SERVICE_NAME").is_some_and(|name| !name.is_empty())
+        || environment("OTEL_RESOURCE_ATTRIBUTES").is_some_and(|told| told.contains("service.name="));
+    if !named {
+        resource = resource.with_service_name(SERVICE);
+    }
+    let version = KeyValue::new("service.version", env!("CARGO_PKG_VERSION"));
+    resource.with_attribute(version).build()
 }
 
 impl CallSpan {

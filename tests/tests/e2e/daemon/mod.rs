@@ -19,6 +19,7 @@ mod fuzzed;
 mod kept;
 mod owners;
 mod fenced;
+mod exported;
 
 use std::time::Duration;
 
