@@ -134,6 +134,7 @@ fn request(upstream: &str) -> SessionRequest {
         resume: false,
         returns: None,
         unix_socket: None,
+        passed: None,
         allow_exposed_forward: false,
         hold: None,
     }

@@ -65,6 +65,16 @@ pub fn certificates() -> TempDir {
     folder
 }
 
+/// Puts another certificate of the daemon in place of the one that it has, of an authority of its own: `new-ca.pem`.
+///
+/// # Panics
+///
+/// Where it cannot be made.
+pub fn renew(folder: &Path) {
+    let other = authority(folder, "new-ca");
+    certificate(folder, "server", &other);
+}
+
 fn authority(folder: &Path, name: &str) -> Issuer<'static, KeyPair> {
     let mut params = CertificateParams::new(vec![]).expect("no names are valid names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -176,8 +186,21 @@ impl Remote {
     ///
     /// Where its authority's file is none.
     pub async fn connect(&self) -> std::io::Result<TlsStream<TcpStream>> {
+        self.connect_trusting("ca.pem").await
+    }
+
+    /// The same for a program that trusts this file's authority.
+    ///
+    /// # Errors
+    ///
+    /// Where the handshake does not come about.
+    ///
+    /// # Panics
+    ///
+    /// Where the file is none.
+    pub async fn connect_trusting(&self, file: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let mut roots = RootCertStore::empty();
-        let ca = CertificateDer::from_pem_file(self.file("ca.pem")).expect("it is a certificate");
+        let ca = CertificateDer::from_pem_file(self.file(file)).expect("it is a certificate");
         roots.add(ca).expect("it is an authority");
         let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
             .with_safe_default_protocol_versions()

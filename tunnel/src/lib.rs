@@ -13,6 +13,7 @@ pub mod ssh_reverse;
 pub mod queue;
 pub mod worker;
 
+pub use local::PassedListener;
 pub use tunnel::{
     AgentMessage, AgentStream, BodyError, ByteStream, Callbacks, CallerProof, Listening, MessageBody,
     ProcessPlace, Status, StatusReporter, TargetProcess, Tunnel, TunnelEnd,

@@ -1,9 +1,10 @@
 //! The tunnel `local`: a listener on the daemon's own machine, for agents that run there too.
 //!
-//! Here: a loopback TCP port, or a unix socket that only the daemon's user can open. Not here: who may call; each
-//! stream is answered as any other.
+//! Here: a loopback TCP port, a unix socket that only the daemon's user can open, or a listener that somebody else opened
+//! and keeps. Not here: who may call; each stream is answered as any other.
 
 use std::io;
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::{AgentStream, ByteStream, Callbacks, Listening, Status, StatusReporte
 
 /// Streams of one session at the same time; a further one waits in the kernel's queue.
 const MAX_STREAMS: usize = 512;
+/// As many as the longest queue of most systems holds.
+const MAX_TURNED_AWAY: usize = 4096;
 
 /// Serves agents on this machine.
 #[derive(Debug)]
@@ -28,11 +31,82 @@ pub struct Local {
 }
 
 /// Where to listen.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Bind {
     /// 0: the system chooses.
     Tcp(u16),
     Unix(PathBuf),
+    Passed(PassedListener, Listening),
+}
+
+/// A listener that somebody else opened, such as a service manager. Whoever calls while nobody serves it waits in the
+/// kernel's queue.
+#[derive(Debug)]
+pub enum PassedListener {
+    /// On a port of 127.0.0.1.
+    Tcp(std::net::TcpListener),
+    /// On a unix socket, whose file is not ours to remove.
+    Unix(std::os::unix::net::UnixListener),
+}
+
+impl PassedListener {
+    /// Where agents reach it.
+    ///
+    /// # Errors
+    ///
+    /// Where the system does not say, and for an address other than 127.0.0.1 or a socket without a path.
+    pub fn listening(&self) -> io::Result<Listening> {
+        let unfit = |what| io::Error::new(io::ErrorKind::InvalidInput, what);
+        match self {
+            Self::Tcp(listener) => {
+                let address = listener.local_addr()?;
+                if address.ip() != Ipv4Addr::LOCALHOST {
+                    return Err(unfit("agents listen on 127.0.0.1 or on a unix socket only"));
+                }
+                Ok(Listening::Tcp { port: address.port() })
+            }
+            Self::Unix(listener) => {
+                let address = listener.local_addr()?;
+                let path = address
+                    .as_pathname()
+                    .ok_or_else(|| unfit("the socket has no path"))?;
+                Ok(Listening::Unix {
+                    path: path.to_owned(),
+                })
+            }
+        }
+    }
+
+    /// Another descriptor of the same listener.
+    ///
+    /// # Errors
+    ///
+    /// Where there is no room for one.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        match self {
+            Self::Tcp(listener) => listener.try_clone().map(Self::Tcp),
+            Self::Unix(listener) => listener.try_clone().map(Self::Unix),
+        }
+    }
+
+    /// Closes the connections that wait in its queue.
+    ///
+    /// # Errors
+    ///
+    /// Where the system does not let us look at it without waiting.
+    pub fn turn_away(&self) -> io::Result<()> {
+        match self {
+            Self::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                (0..MAX_TURNED_AWAY).all(|_| listener.accept().is_ok());
+            }
+            Self::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                (0..MAX_TURNED_AWAY).all(|_| listener.accept().is_ok());
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Local {
@@ -71,13 +145,22 @@ impl Local {
             again: true,
         }
     }
+
+    /// On a listener that somebody else opened, at the place that its own word gives.
+    #[must_use]
+    pub fn passed(listener: PassedListener, listening: Listening) -> Self {
+        Self {
+            place: Bind::Passed(listener, listening),
+            again: false,
+        }
+    }
 }
 
 enum Listener {
     Tcp(TcpListener),
     Unix(
         UnixListener,
-        #[expect(dead_code, reason = "removes the file when dropped")] SocketFile,
+        #[expect(dead_code, reason = "removes the file when dropped")] Option<SocketFile>,
     ),
 }
 
@@ -121,6 +204,7 @@ impl Listener {
                 return Ok((Self::Tcp(listener), Listening::Tcp { port }));
             }
             Bind::Unix(path) => path,
+            Bind::Passed(listener, listening) => return Ok((Self::of(listener)?, listening)),
         };
         clear_stale(&path).await?;
         // Bound beside its place and moved there once only its owner can open it. What may lie there is an earlier
@@ -132,7 +216,20 @@ impl Listener {
         std::fs::set_permissions(&file.path, std::fs::Permissions::from_mode(0o600))?;
         std::fs::rename(&file.path, &path)?;
         file.path.clone_from(&path);
-        Ok((Self::Unix(listener, file), Listening::Unix { path }))
+        Ok((Self::Unix(listener, Some(file)), Listening::Unix { path }))
+    }
+
+    fn of(passed: PassedListener) -> io::Result<Self> {
+        match passed {
+            PassedListener::Tcp(listener) => {
+                listener.set_nonblocking(true)?;
+                TcpListener::from_std(listener).map(Self::Tcp)
+            }
+            PassedListener::Unix(listener) => {
+                listener.set_nonblocking(true)?;
+                Ok(Self::Unix(UnixListener::from_std(listener)?, None))
+            }
+        }
     }
 
     async fn accept(&self) -> io::Result<Box<dyn ByteStream>> {
@@ -195,6 +292,7 @@ async fn serve(
         Bind::Tcp(0) => "127.0.0.1".to_owned(),
         Bind::Tcp(port) => format!("127.0.0.1:{port}"),
         Bind::Unix(path) => path.display().to_string(),
+        Bind::Passed(..) => "the socket that was passed".to_owned(),
     };
     let (listener, listening) = match Listener::bind(place).await {
         Ok(bound) => bound,

@@ -11,6 +11,7 @@ use policy::{Limits, RateLimit, Token, TokenDigest};
 use runners::provider::ProviderSpec;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tunnel::PassedListener;
 use uuid::Uuid;
 
 use crate::audit::Identities;
@@ -189,6 +190,8 @@ pub struct SessionRequest {
     pub returns: Option<SessionRecord>,
     /// Listen on a unix socket of this path on the target instead of a port.
     pub unix_socket: Option<PathBuf>,
+    /// A listener on this machine that somebody else opened, for the tunnel `local`; it goes before `unix_socket`.
+    pub passed: Option<PassedListener>,
     /// Go on although the listener is not on loopback.
     pub allow_exposed_forward: bool,
     /// By which it may be served; `None` where it is not kept in a store.

@@ -252,6 +252,7 @@ impl SessionOptions {
             resume: false,
             returns: None,
             unix_socket: self.unix_socket.clone(),
+            passed: None,
             allow_exposed_forward: self.allow_exposed_forward,
             hold: None,
         })

@@ -23,7 +23,7 @@ use crate::cli::signals::{Ending, Signals, Wish};
 use crate::cli::stdio::{complain, print, print_json};
 use crate::config::{self, Flag, spelled};
 use crate::control::{self, Control, Listening, Ops, TcpControl};
-use crate::daemon::Daemon;
+use crate::daemon::{AgentSockets, Daemon};
 use crate::placing::with_causes;
 use crate::service::{self, Notifier, Passed};
 use crate::session::state::own_folder;
@@ -88,8 +88,10 @@ pub(super) async fn serve(arguments: ServeArguments, log: LogOptions) -> Result<
         secrets,
         audit,
         store,
-        reloading,
+        export,
+        mut reloading,
     } = arguments.setup(log).await?;
+    settings.agent_sockets = AgentSockets::new(passed.agents).map_err(unusable)?;
     let store = store::open(store)
         .await
         .map_err(|error| unusable(with_causes(&error)))?;
@@ -116,7 +118,11 @@ pub(super) async fn serve(arguments: ServeArguments, log: LogOptions) -> Result<
     daemon.resume().await.map_err(|error| {
         Failure::new(Exit::Failed, "what is in the store cannot be taken on").because(error)
     })?;
+    daemon.clear_sockets_left().await;
     arguments.tell(&control, &ops)?;
+    if let Some(companion) = control.companion() {
+        reloading.with(companion);
+    }
     daemon.reloads_from(reloading);
     if dashboard && daemon.door().opens(ops.address()) {
         tell_of_dashboard(&daemon, ops.address());
@@ -128,6 +134,10 @@ pub(super) async fn serve(arguments: ServeArguments, log: LogOptions) -> Result<
     listeners.spawn(forget(Arc::clone(&daemon), stop.clone()));
     listeners.spawn(service::watch(Arc::clone(&daemon), Notifier, stop.clone()));
     listeners.spawn(Arc::clone(&daemon).hold(stop.clone()));
+    if let Some(export) = export {
+        let counted = Arc::clone(&daemon);
+        listeners.spawn(export.run(move || counted.metrics_text(), stop.clone()));
+    }
     listeners.close();
     Notifier.ready("serving".to_owned()).await;
     tokio::select! {

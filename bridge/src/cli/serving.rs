@@ -1,7 +1,6 @@
 //! From the configuration to what `serve` is made of.
 //!
-//! Here: the options laid over the configuration, and each section handed to the part that it is for. What a section
-//! asks for and this version cannot do is an error, never passed over. [`source`] does it again for a daemon that runs. Not
+//! Here: the options laid over the configuration, and each section handed to the part that it is for. [`source`] does it again for a daemon that runs. Not
 //! here: the configuration itself
 //! (`crate::config`), the serving (`serve.rs`).
 
@@ -16,10 +15,10 @@ use crate::cli::control::chosen;
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::logging;
 use crate::config::model::{
-    AuditConfig, BodyDigest, Config, ControlAddress, Durability, Idempotency, OnFailure, RateLimits,
-    ScopeRates,
+    AgentsAddress, AuditConfig, BodyDigest, Config, ControlAddress, Durability, Idempotency, OnFailure,
+    RateLimits, ScopeRates,
 };
-use crate::config::{self, Effective, Flag, LoadOptions, Origin, leaves};
+use crate::config::{self, Effective, Flag, LoadOptions};
 use crate::control::TcpSettings;
 use crate::daemon::{
     AllowedUids, ConfiguredPolicy, DaemonSettings, Mistake, ReloadRefused, Reloading, Source,
@@ -27,14 +26,10 @@ use crate::daemon::{
 use crate::secrets::{Secret, SecretSettings, Secrets};
 use crate::session::Minting;
 use crate::session::rates::{Rate, Scope};
+use crate::session::state::own_folder;
 use crate::store::{self, StoreSettings, StoreUrl};
 use crate::telemetry::metrics::Class;
-use crate::telemetry::otlp::Tracing;
-
-/// Keys, or what they begin with, that this version's `serve` does not follow yet.
-const NOT_YET: &[&str] = &[
-    "listeners.agents",
-];
+use crate::telemetry::otlp::{Export, Tracing};
 
 /// What the daemon is set up with.
 #[derive(Debug)]
@@ -47,6 +42,8 @@ pub(super) struct Setup {
     pub(super) audit: Option<AuditSettings>,
     /// Where what outlives the process is kept.
     pub(super) store: StoreSettings,
+    /// Where metrics are sent to; `None`: nowhere.
+    pub(super) export: Option<Export>,
     /// How the settings are read again.
     pub(super) reloading: Reloading,
 }
@@ -72,7 +69,7 @@ impl From<Refused> for Failure {
 ///
 /// # Errors
 ///
-/// Code 3: every mistake, or every key that is not followed yet.
+/// Code 3: every mistake.
 pub(super) fn load(file: Option<&Path>, flags: Vec<Flag>) -> Result<Effective, Failure> {
     Ok(checked(file, flags)?)
 }
@@ -95,43 +92,13 @@ fn checked(file: Option<&Path>, flags: Vec<Flag>) -> Result<Effective, Refused> 
         environment: config::variables(),
         flags,
     };
-    let loaded = Config::load(options).map_err(|errors| Refused {
+    Config::load(options).map_err(|errors| Refused {
         what: "the configuration is refused",
         mistakes: errors
             .iter()
             .map(|mistake| Mistake::new(&mistake.key, mistake.to_string()))
             .collect(),
-    })?;
-    let ignored = not_yet(&loaded);
-    if ignored.is_empty() {
-        return Ok(loaded);
-    }
-    Err(Refused {
-        what: "the configuration asks for what this version's serve does not do yet; leave it out",
-        mistakes: ignored,
     })
-}
-
-/// Everything that somebody said and nobody would follow.
-fn not_yet(loaded: &Effective) -> Vec<Mistake> {
-    let values = serde_json::to_value(&loaded.config).unwrap_or_default();
-    leaves(&values)
-        .iter()
-        .map(|leaf| leaf.key())
-        .filter(|key| {
-            NOT_YET.iter().any(|prefix| {
-                key.strip_prefix(prefix)
-                    .is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
-            })
-        })
-        .filter_map(|key| {
-            let origin = loaded.origins.of_leaf(&key);
-            (origin != Origin::Default).then(|| {
-                let why = format!("{key}, said by {origin}, is nothing that serve follows yet");
-                Mistake::new(&key, why)
-            })
-        })
-        .collect()
 }
 
 impl Setup {
@@ -165,9 +132,18 @@ impl Setup {
         settings.metrics = config.telemetry.metrics;
         settings.tracing = Tracing::start(config.telemetry.otlp, &config::environment)
             .map_err(|why| Failure::new(Exit::Configuration, why))?;
+        let export = Export::start(config.telemetry.otlp, &config::environment)
+            .map_err(|why| Failure::new(Exit::Configuration, why))?;
+        if export.is_some() && !settings.metrics {
+            return Err(Failure::new(
+                Exit::Configuration,
+                "telemetry.metrics is off, so that there are no metrics to send; turn it on, or set OTEL_METRICS_EXPORTER=none",
+            ));
+        }
         follow(config, &mut settings)?;
         Ok(Self {
             settings,
+            export,
             control,
             secrets,
             audit,
@@ -183,6 +159,16 @@ fn follow(config: &Config, settings: &mut DaemonSettings) -> Result<(), Refused>
         what: "the policy of the configuration is refused",
         mistakes: lines.lines().map(|line| Mistake::new("policy", line)).collect(),
     })?);
+    if let AgentsAddress::Unix(folder) = &config.listeners.agents.address {
+        own_folder(folder).map_err(|error| Refused {
+            what: "the folder of agents' sockets cannot be used",
+            mistakes: vec![Mistake::new(
+                "listeners.agents.address",
+                format!("listeners.agents.address: {error}"),
+            )],
+        })?;
+    }
+    settings.agents.clone_from(&config.listeners.agents.address);
     settings.log = Some(logging::configured(&config.telemetry));
     settings.allow_uids = AllowedUids::new(config.control.allow_uids.clone());
     settings.adhoc = config.control.adhoc.unwrap_or_default();

@@ -28,7 +28,7 @@ use utoipa::openapi::{InfoBuilder, OpenApi, OpenApiBuilder};
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::daemon::Daemon;
+use crate::daemon::{Companion, Daemon};
 
 pub use body::{MAX_BODY_BYTES, new_session};
 pub(crate) use client::{Client, ClientError, Remote};
@@ -52,6 +52,14 @@ impl Listening {
         match self {
             Self::Unix(control) => control.address(),
             Self::Tcp(control) => control.address(),
+        }
+    }
+
+    /// What of it is read again with the configuration.
+    pub(crate) fn companion(&self) -> Option<Companion> {
+        match self {
+            Self::Unix(_) => None,
+            Self::Tcp(control) => Some(control.companion()),
         }
     }
 

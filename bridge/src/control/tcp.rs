@@ -2,7 +2,7 @@
 //!
 //! Here: [`TcpControl`]. Nobody who comes over TCP is the daemon's own user, so that nothing but what the configuration
 //! names can be asked for. A handshake gets a few seconds, and the oldest of too many is cut for the next, so that
-//! half-open connections do not keep others out. Not here: certificates (`tls.rs`), what is answered (`mod.rs`).
+//! half-open connections do not keep others out. The certificate is read again with the configuration. Not here: certificates (`tls.rs`), what is answered (`mod.rs`).
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
@@ -10,9 +10,11 @@ use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use axum::Router;
 use axum::body::Body;
 use axum::response::{IntoResponse as _, Response};
+use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use hyper::service::service_fn;
 use policy::TokenDigest;
@@ -28,6 +30,7 @@ use tower_service::Service as _;
 use super::listener::{Peer, serve_http};
 use super::problem::Problem;
 use super::tls;
+use crate::daemon::{Companion, Mistake, PutInForce};
 use crate::secrets::{LiveSecret, SecretRef, Secrets};
 
 /// Connections at the same time behind their handshake; further ones are closed.
@@ -63,13 +66,27 @@ pub(crate) struct TcpSettings {
 pub(crate) struct TcpControl {
     listener: TcpListener,
     address: SocketAddr,
-    acceptor: TlsAcceptor,
+    shown: Arc<ArcSwap<tls::Shown>>,
+    settings: TcpSettings,
+    secrets: Secrets,
     door: Arc<Door>,
 }
 
 /// Who is let in, beyond what the handshake has shown.
 struct Door {
     token: Option<LiveSecret>,
+}
+
+impl TcpSettings {
+    /// Reads what is shown, and whose clients are believed.
+    async fn shown(&self, secrets: &Secrets) -> Result<tls::Shown, Mistake> {
+        let key = secrets.document(&self.key).await.map_err(|error| {
+            let key = "listeners.control.key";
+            Mistake::new(key, format!("{key}: {error}"))
+        })?;
+        tls::server(&self.certificate, &key, self.client_ca.as_deref())
+            .map_err(|why| Mistake::new("listeners.control", format!("listeners.control: {why}")))
+    }
 }
 
 impl TcpControl {
@@ -85,12 +102,7 @@ impl TcpControl {
                     .to_owned(),
             );
         }
-        let key = secrets
-            .document(&settings.key)
-            .await
-            .map_err(|error| format!("listeners.control.key: {error}"))?;
-        let config = tls::server(&settings.certificate, &key, settings.client_ca.as_deref())
-            .map_err(|why| format!("listeners.control: {why}"))?;
+        let shown = settings.shown(secrets).await.map_err(|mistake| mistake.detail)?;
         let token = settings.token.as_ref().map(|reference| secrets.live(reference));
         if let Some(token) = &token {
             let value = token
@@ -115,8 +127,40 @@ impl TcpControl {
         Ok(Self {
             listener,
             address,
-            acceptor: TlsAcceptor::from(config),
+            shown: Arc::new(ArcSwap::from_pointee(shown)),
+            settings,
+            secrets: secrets.clone(),
             door: Arc::new(Door { token }),
+        })
+    }
+
+    /// What reads certificate and key again, and whose clients are believed: for handshakes from then on. Connections
+    /// that stand go on.
+    ///
+    /// Another place, token or authority needs a restart, so that nobody is let in by a slip of the pen.
+    pub(crate) fn companion(&self) -> Companion {
+        let (live, secrets) = (Arc::clone(&self.shown), self.secrets.clone());
+        let started = self.settings.clone();
+        Box::new(move |config| {
+            let control = &config.listeners.control;
+            let settings = TcpSettings {
+                certificate: control
+                    .certificate
+                    .clone()
+                    .unwrap_or_else(|| started.certificate.clone()),
+                key: control.key.clone().unwrap_or_else(|| started.key.clone()),
+                ..started.clone()
+            };
+            let (live, secrets) = (Arc::clone(&live), secrets.clone());
+            let prepared = async move {
+                let shown = settings.shown(&secrets).await.map_err(|mistake| vec![mistake])?;
+                let put: PutInForce = Box::new(move || {
+                    let before = live.swap(Arc::new(shown));
+                    live.load().differs(&before)
+                });
+                Ok(put)
+            };
+            prepared.boxed()
         })
     }
 
@@ -141,7 +185,8 @@ impl TcpControl {
                 continue;
             };
             let shaking = handshakes.another();
-            let (acceptor, places) = (self.acceptor.clone(), Arc::clone(&places));
+            let acceptor = TlsAcceptor::from(Arc::clone(&self.shown.load().config));
+            let places = Arc::clone(&places);
             let (door, router) = (Arc::clone(&self.door), router.clone());
             let (stop, cut) = (stop.clone(), cut.clone());
             connections.spawn(async move {

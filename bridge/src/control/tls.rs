@@ -15,33 +15,55 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 const VERSIONS: &[&rustls::SupportedProtocolVersion] = &[&rustls::version::TLS13];
 
 /// What the daemon shows, and whose clients it believes.
+#[derive(Clone, Debug)]
+pub(super) struct Shown {
+    pub(super) config: Arc<ServerConfig>,
+    /// What it shows, to tell whether it is another.
+    chain: Vec<CertificateDer<'static>>,
+    believes: Vec<CertificateDer<'static>>,
+}
+
+impl Shown {
+    /// The keys of the configuration behind which something else is found now.
+    pub(super) fn differs(&self, before: &Self) -> Vec<String> {
+        [
+            ("certificate", self.chain != before.chain),
+            ("client_ca", self.believes != before.believes),
+        ]
+        .into_iter()
+        .filter(|(_, differs)| *differs)
+        .map(|(key, _)| format!("listeners.control.{key}"))
+        .collect()
+    }
+}
+
+/// Reads what the daemon shows, and whose clients it believes.
 ///
 /// - `client_ca`: with it, clients must show a certificate of this authority.
 ///
 /// # Errors
 ///
 /// One line that says which file is wrong, and how.
-pub(super) fn server(
-    certificate: &Path,
-    key: &str,
-    client_ca: Option<&Path>,
-) -> Result<Arc<ServerConfig>, String> {
+pub(super) fn server(certificate: &Path, key: &str, client_ca: Option<&Path>) -> Result<Shown, String> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(VERSIONS)
         .map_err(|error| error.to_string())?;
+    let mut believes = Vec::new();
     let builder = match client_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let roots = Arc::new(roots(path)?);
+            believes = certificates(path)?;
+            let roots = Arc::new(roots(path, &believes)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider)
                 .build()
                 .map_err(|error| format!("{}: {error}", path.display()))?;
             builder.with_client_cert_verifier(verifier)
         }
     };
+    let chain = certificates(certificate)?;
     let mut config = builder
-        .with_single_cert(certificates(certificate)?, private_key(key)?)
+        .with_single_cert(chain.clone(), private_key(key)?)
         .map_err(|error| {
             format!(
                 "the certificate in {} and its key: {error}",
@@ -49,7 +71,11 @@ pub(super) fn server(
             )
         })?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Shown {
+        config: Arc::new(config),
+        chain,
+        believes,
+    })
 }
 
 /// Which daemon a client believes, and what it shows.
@@ -62,7 +88,7 @@ pub(super) fn server(
 /// One line that says which file is wrong, and how.
 pub(super) fn client(ca: Option<&Path>, shows: Option<(&Path, &str)>) -> Result<Arc<ClientConfig>, String> {
     let roots = match ca {
-        Some(path) => roots(path)?,
+        Some(path) => roots(path, &certificates(path)?)?,
         None => {
             let mut roots = RootCertStore::empty();
             roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
@@ -99,11 +125,11 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     Ok(found)
 }
 
-fn roots(path: &Path) -> Result<RootCertStore, String> {
+fn roots(path: &Path, certificates: &[CertificateDer<'static>]) -> Result<RootCertStore, String> {
     let mut roots = RootCertStore::empty();
-    for certificate in certificates(path)? {
+    for certificate in certificates {
         roots
-            .add(certificate)
+            .add(certificate.clone())
             .map_err(|error| format!("{}: {error}", path.display()))?;
     }
     Ok(roots)

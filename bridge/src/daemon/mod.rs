@@ -8,6 +8,7 @@
 //! Read next: `life`.
 
 mod settings;
+mod agents;
 mod policies;
 mod reloading;
 mod state;
@@ -48,6 +49,7 @@ use crate::session::state::hex;
 use crate::store::{DaemonPlace, Store};
 use crate::telemetry::{self, metrics::Metrics};
 
+pub use agents::AgentSockets;
 pub(crate) use asked::NO_HEARTBEAT;
 pub use asked::{Mistake, NewSession};
 pub(crate) use entry::{Entry, RotateError};
@@ -55,7 +57,7 @@ pub use events::Event;
 pub(crate) use events::Events;
 pub(crate) use life::NotOpened;
 pub use policies::ConfiguredPolicy;
-pub use reloading::{ReloadRefused, Reloading, Source};
+pub use reloading::{Companion, PutInForce, ReloadRefused, Reloading, Source};
 pub use settings::{AllowedUids, DaemonSettings};
 pub(crate) use shown::time;
 pub use shown::{
@@ -260,6 +262,7 @@ impl Daemon {
         let entry = self.written(kept, digest).await?;
         self.events.token_of(id, digest);
         request.hold = entry.hold().cloned();
+        self.place_for_agent(id, &mut request);
         let (tell, opened) = oneshot::channel();
         let life = Life {
             app: Arc::clone(&self.app),
@@ -350,6 +353,7 @@ impl Daemon {
 
     /// A session's task has ended; it can be asked about for a while.
     fn over(&self, id: Uuid) {
+        self.gives_place_back(id);
         let mut table = self.table();
         self.events.watched().is_over(id);
         if let Some(entry) = table.living.remove(&id) {

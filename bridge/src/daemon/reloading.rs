@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
+use futures_util::future::BoxFuture;
 use serde_json::Value;
 use tokio::sync::Mutex;
 
@@ -17,7 +18,10 @@ use crate::service::Notifier;
 
 /// Keys, or what they begin with, whose values are taken when the daemon starts and not later.
 const NEEDS_RESTART: &[&str] = &[
-    "listeners",
+    "listeners.control.address",
+    "listeners.control.token",
+    "listeners.control.client_ca",
+    "listeners.ops",
     "secrets",
     "store",
     "audit",
@@ -27,6 +31,13 @@ const NEEDS_RESTART: &[&str] = &[
 
 /// Reads the configuration anew, with the settings that are made of it. Blocks on the disk.
 pub type Source = Arc<dyn Fn() -> Result<(Config, DaemonSettings), ReloadRefused> + Send + Sync>;
+
+/// What is read again with the settings and kept elsewhere: the first step may fail and changes nothing, the second puts it
+/// in force and gives the keys of what has changed.
+pub type Companion =
+    Box<dyn Fn(&Config) -> BoxFuture<'static, Result<PutInForce, Vec<Mistake>>> + Send + Sync>;
+/// See [`Companion`].
+pub type PutInForce = Box<dyn FnOnce() -> Vec<String> + Send>;
 
 /// Why settings were not taken over; those before still hold.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -39,6 +50,7 @@ pub struct ReloadRefused {
 /// How settings are read again, and what they were.
 pub struct Reloading {
     source: Source,
+    companions: Vec<Companion>,
     /// Held while settings are read and put in force: one after another.
     known: Mutex<Known>,
 }
@@ -62,11 +74,19 @@ impl Reloading {
         let started = values(config);
         Self {
             source,
+            companions: Vec::new(),
             known: Mutex::new(Known {
                 in_force: started.clone(),
                 started,
             }),
         }
+    }
+}
+
+impl Reloading {
+    /// With something that is kept elsewhere.
+    pub(crate) fn with(&mut self, companion: Companion) {
+        self.companions.push(companion);
     }
 }
 
@@ -129,6 +149,11 @@ impl Daemon {
         let (config, settings) = tokio::task::spawn_blocking(move || source())
             .await
             .map_err(|error| ReloadRefused::because(format!("it could not be read: {error}")))??;
+        let mut prepared = Vec::new();
+        for companion in &reloading.companions {
+            let put = companion(&config).await;
+            prepared.push(put.map_err(|mistakes| ReloadRefused { mistakes })?);
+        }
         let values = values(&config);
         let mut changed = differing(&known.in_force, &values);
         changed.retain(|key| !needs_restart(key));
@@ -138,6 +163,11 @@ impl Daemon {
             // The key is as it was, and what the file says is not.
             changed.push("policy.file".to_owned());
         }
+        for put in prepared {
+            changed.extend(put());
+        }
+        changed.sort();
+        changed.dedup();
         known.in_force = values;
         Ok(Reloaded {
             changed,

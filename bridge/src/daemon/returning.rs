@@ -44,6 +44,11 @@ impl Daemon {
         {
             self.app.leases.spared.spare(&lease.provider, &lease.id);
         }
+        for Left { kept, .. } in &sessions {
+            if let Some(place) = &kept.place {
+                let _reserved = self.place_again(kept.session, place);
+            }
+        }
         for left in sessions {
             self.bring_one_back(left);
         }
@@ -126,6 +131,7 @@ impl Daemon {
     async fn asked_back(&self, entry: &Entry, place: &SessionRecord) -> Result<SessionRequest, NotOpened> {
         let Understood { mut request, .. } = self.asked_again(entry).await?;
         request.returns = Some(place.clone());
+        request.passed = self.place_again(entry.id(), place);
         Ok(request)
     }
 

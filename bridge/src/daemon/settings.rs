@@ -9,9 +9,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use policy::Limits;
 
+use super::agents::AgentSockets;
 use super::policies::ConfiguredPolicy;
 use crate::app::ProviderConfig;
-use crate::config::model::{ByteLimits, ConcurrencyLimits, TargetConfig, UpstreamConfig};
+use crate::config::model::{AgentsAddress, ByteLimits, ConcurrencyLimits, TargetConfig, UpstreamConfig};
 use crate::session::Minting;
 use crate::session::rates::Rate;
 use crate::telemetry::{self, otlp::Tracing};
@@ -81,6 +82,10 @@ pub struct DaemonSettings {
     pub minting: Option<Minting>,
     /// Places that a session may name as its target.
     pub targets: BTreeMap<String, TargetConfig>,
+    /// Where a session of the target `local` listens unless it says otherwise.
+    pub agents: AgentsAddress,
+    /// Listeners for such sessions that were there before the daemon.
+    pub agent_sockets: AgentSockets,
     /// The log of the process; `None`: it stays as it is.
     pub log: Option<telemetry::Settings>,
     /// Count, and answer `/metrics`.
@@ -120,6 +125,8 @@ impl DaemonSettings {
             rates: Vec::new(),
             minting: None,
             targets: BTreeMap::new(),
+            agents: AgentsAddress::default(),
+            agent_sockets: AgentSockets::default(),
             log: None,
             metrics: true,
             tracing: None,
@@ -138,6 +145,7 @@ impl DaemonSettings {
             allow_uids,
             keeps_sessions,
             keep_outcomes,
+            agent_sockets,
             metrics,
             tracing,
             ..
@@ -150,6 +158,7 @@ impl DaemonSettings {
             allow_uids,
             keeps_sessions,
             keep_outcomes,
+            agent_sockets,
             metrics,
             tracing,
             ..new

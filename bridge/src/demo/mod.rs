@@ -127,6 +127,7 @@ fn request(
         resume: false,
         returns: None,
         unix_socket: None,
+        passed: None,
         allow_exposed_forward: false,
         hold: None,
     })

@@ -201,6 +201,13 @@ impl<'a> Tunnels<'a> {
     }
 
     fn local(&self) -> Result<Box<dyn Tunnel>, OpenError> {
+        if let Some(passed) = &self.request.passed {
+            let place = passed.try_clone().and_then(|own| Ok((own.listening()?, own)));
+            let (listening, own) = place.map_err(|error| {
+                OpenError::Configuration(format!("a socket that was passed for agents: {error}"))
+            })?;
+            return Ok(Box::new(Local::passed(own, listening)));
+        }
         let Some(record) = self.returns() else {
             return Ok(Box::new(match &self.request.unix_socket {
                 Some(path) => Local::unix(path.clone()),

@@ -9,11 +9,14 @@ use std::os::unix::net::UnixListener;
 
 use listenfd::ListenFd;
 use rustix::net::sockopt::socket_acceptconn;
+use tunnel::PassedListener;
 
 /// `FileDescriptorName=` of the socket unit that opens the control API's socket.
 const CONTROL: &str = "control";
 /// The same for the ops listener.
 const OPS: &str = "ops";
+/// The same for each listener of agents on this machine.
+const AGENTS: &str = "agents";
 
 /// What was passed to this process; what was not passed is opened by us.
 #[derive(Debug, Default)]
@@ -22,6 +25,8 @@ pub(crate) struct Passed {
     pub(crate) control: Option<UnixListener>,
     /// For the ops listener.
     pub(crate) ops: Option<TcpListener>,
+    /// For agents of the target `local`, one for each session.
+    pub(crate) agents: Vec<PassedListener>,
 }
 
 impl Passed {
@@ -59,9 +64,20 @@ impl Passed {
                         return Err(fault("twice; the ops listener has one address"));
                     }
                 }
+                AGENTS => {
+                    let kind = "that is no listening unix stream or TCP socket; its unit has ListenStream=/PATH or \
+                                127.0.0.1:PORT, and Accept=no";
+                    let unix = descriptors.take_unix_listener(index).ok().flatten();
+                    let unix = unix.filter(listens).map(PassedListener::Unix);
+                    let taken = unix.or_else(|| {
+                        let tcp = descriptors.take_tcp_listener(index).ok().flatten();
+                        tcp.filter(listens).map(PassedListener::Tcp)
+                    });
+                    passed.agents.push(taken.ok_or_else(|| fault(kind))?);
+                }
                 _ => {
                     return Err(fault(
-                        "of which nothing is known; give its unit FileDescriptorName=control or =ops",
+                        "of which nothing is known; give its unit FileDescriptorName=control, =ops or =agents",
                     ));
                 }
             }

@@ -187,6 +187,7 @@ fn request(server: &Sshd, upstream: &Upstream, rules: &Arc<Rules>, run_id: Strin
         resume: false,
         returns: None,
         unix_socket: None,
+        passed: None,
         allow_exposed_forward: false,
         hold: None,
     }

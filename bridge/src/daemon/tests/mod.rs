@@ -118,7 +118,9 @@ async fn a_daemon_without_metrics_counts_no_callback() {
         let mut stream = tokio::net::TcpStream::connect(opened.url.unwrap().trim_start_matches("http://"))
             .await
             .unwrap();
-        tokio::io::AsyncWriteExt::write_all(&mut stream, head).await.unwrap();
+        tokio::io::AsyncWriteExt::write_all(&mut stream, head)
+            .await
+            .unwrap();
         let mut answer = String::new();
         tokio::io::AsyncReadExt::read_to_string(&mut stream, &mut answer)
             .await

@@ -10,6 +10,7 @@ use paperclip_bridge_tests::world::CREDENTIAL_VARIABLE;
 use paperclip_bridge_tests::{Agent, Upstream, can_run, eventually};
 
 use super::SOON;
+use super::configured::{with_upstream, write};
 use super::ending::in_flight;
 
 const OTHER_LOGINS: &str = "the target has other logins";
@@ -48,6 +49,41 @@ async fn a_service_manager_hears_that_it_is_ready_that_it_lives_and_that_it_ends
         "{stopping:?}"
     );
     assert_eq!(serving.running.finish().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn a_service_manager_hears_of_each_reload_when_it_begins_and_when_it_is_over() {
+    let (upstream, manager) = (Upstream::start().await, Manager::listen());
+    let folder = tempfile::tempdir().unwrap();
+    let file = write(folder.path(), &with_upstream(&upstream, ""));
+    let serving = Serving::in_folder(folder)
+        .args(["--config".to_owned(), file])
+        .env("NOTIFY_SOCKET", &manager.address())
+        .start()
+        .await;
+    manager.hears("READY=1", SOON).await;
+    let mut last = 0;
+
+    // Also one that is refused is over.
+    for more in ["[limits]\nmax_body = \"1MiB\"\n", "[limits]\nmax_bdy = 1\n"] {
+        write(serving.folder.path(), &with_upstream(&upstream, more));
+        serving.running.signal("HUP");
+
+        let reloading = manager.hears("RELOADING=1", SOON).await;
+        let ready = manager.hears("READY=1", SOON).await;
+
+        let at = |line: &String| line.strip_prefix("MONOTONIC_USEC=")?.parse::<u64>().ok();
+        let at = reloading.iter().find_map(at);
+        assert!(at.is_some_and(|at| at > last), "{reloading:?} after {last}");
+        last = at.unwrap();
+        assert!(ready.contains(&"STATUS=serving".to_owned()), "{ready:?}");
+    }
+    // systemd compares it with its own clock of that kind.
+    let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
+    let seconds: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
+    let now = std::time::Duration::from_secs_f64(seconds + 1.0).as_micros();
+    assert!(u128::from(last) <= now, "{last} is after {now}");
+    assert_eq!(serving.ask(&["status"]).await["draining"], false);
 }
 
 #[tokio::test]
@@ -128,6 +164,14 @@ async fn what_is_no_socket_of_ours_is_refused_by_its_name() {
             "\"ops\" that is no listening TCP",
         ),
         (vec!["ops=tcp".to_owned(), "ops=tcp".to_owned()], "twice"),
+        (
+            vec![format!("agents=datagram:{}", at("e"))],
+            "\"agents\" that is no listening unix stream or TCP",
+        ),
+        (
+            vec!["agents=tcp-silent".to_owned()],
+            "\"agents\" that is no listening unix stream or TCP",
+        ),
         (vec!["metrics=tcp".to_owned()], "FileDescriptorName=control"),
     ];
 

@@ -1,8 +1,8 @@
 //! The control API over TCP: who is let in, who is not, and what half-open connections cost.
 
-use paperclip_bridge_tests::remote::{Asks, CONTROL_TOKEN, Remote, certificates, serve};
+use paperclip_bridge_tests::remote::{Asks, CONTROL_TOKEN, Remote, certificates, renew, serve};
 use paperclip_bridge_tests::world::CREDENTIAL_VARIABLE;
-use paperclip_bridge_tests::{Upstream, within};
+use paperclip_bridge_tests::{Upstream, eventually, within};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
@@ -229,6 +229,96 @@ async fn a_control_api_over_tcp_without_tls_or_authentication_is_refused() {
         "{}",
         no_key.stderr
     );
+}
+
+#[tokio::test]
+async fn a_new_certificate_is_shown_after_a_reload_and_one_that_is_none_changes_nothing() {
+    let upstream = Upstream::start().await;
+    let more = format!(
+        "[targets.here]\ntarget = \"local\"\n[upstreams.main]\nurl = \"{}\"\ncredential = \"env:{CREDENTIAL_VARIABLE}\"\n",
+        upstream.url()
+    );
+    let remote = Remote::start(Asks::Token, &more).await;
+    // A connection that stands from before all that.
+    let mut standing = remote.connect().await.unwrap();
+    let listens = format!(
+        "GET /v1/events HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {CONTROL_TOKEN}\r\n\r\n"
+    );
+    standing.write_all(listens.as_bytes()).await.unwrap();
+    until(&mut standing, b"text/event-stream").await;
+    let run = async |words: &[&str], ca: &str| {
+        let trusts = ["--control-ca", ca];
+        remote.run(&[words, &trusts, &TOKEN].concat()).await
+    };
+
+    renew(remote.folder.path());
+    // Not before it is asked for.
+    assert!(remote.connect_trusting("new-ca.pem").await.is_err());
+    let renewed = run(&["reload", "--json"], "@ca.pem").await;
+
+    assert_eq!(renewed.code, Some(0), "{}", renewed.stderr);
+    assert!(
+        renewed.stdout.contains("listeners.control.certificate"),
+        "{}",
+        renewed.stdout
+    );
+    assert!(remote.connect().await.is_err());
+    remote.connect_trusting("new-ca.pem").await.unwrap();
+    // A key that is not its own, and then no certificate at all.
+    std::fs::copy(remote.file("client.key"), remote.file("server.key")).unwrap();
+    let strange = run(&["reload"], "@new-ca.pem").await;
+    std::fs::write(remote.file("server.pem"), "nothing").unwrap();
+    let none = run(&["reload"], "@new-ca.pem").await;
+    for refused in [strange, none] {
+        assert_eq!(refused.code, Some(3), "{}", refused.stderr);
+        assert!(refused.stderr.contains("server.pem"), "{}", refused.stderr);
+    }
+    let made = run(&["sessions", "new", "here"], "@new-ca.pem").await;
+    assert_eq!(made.code, Some(0), "{}", made.stderr);
+    until(&mut standing, b"event: session").await;
+}
+
+/// Reads until this was among what came.
+async fn until(stream: &mut (impl tokio::io::AsyncRead + Unpin), what: &[u8]) {
+    let mut told = Vec::new();
+    let read = async {
+        while !told.windows(what.len()).any(|found| found == what) {
+            assert_ne!(
+                stream.read_buf(&mut told).await.unwrap(),
+                0,
+                "the connection was closed"
+            );
+        }
+    };
+    within(SOON, "what is waited for", read).await;
+}
+
+#[tokio::test]
+async fn an_authority_of_clients_is_read_again_too() {
+    let remote = Remote::start(Asks::Certificate, "").await;
+    let status = async || {
+        remote
+            .run(&[&["status"], &TRUSTS[..], &SHOWS].concat())
+            .await
+            .code
+    };
+    assert_eq!(status().await, Some(0));
+    let own = std::fs::read(remote.file("ca.pem")).unwrap();
+    // What the command line trusts stands in the same file: it is put back once the daemon has read the other.
+    std::fs::copy(remote.file("strange-ca.pem"), remote.file("ca.pem")).unwrap();
+
+    remote.running.signal("HUP");
+    eventually(SOON, "it is read again", || {
+        remote
+            .running
+            .stderr()
+            .contains("listeners.control.client_ca")
+            .then_some(())
+    })
+    .await;
+    std::fs::write(remote.file("ca.pem"), own).unwrap();
+
+    assert_ne!(status().await, Some(0));
 }
 
 #[tokio::test]
