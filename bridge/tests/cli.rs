@@ -87,6 +87,69 @@ fn a_command_line_that_is_not_understood_is_code_2() {
 }
 
 #[test]
+fn what_is_no_id_no_time_or_no_address_is_code_2_and_says_what_to_give() {
+    for (arguments, said) in [
+        (["sessions", "show", "nonsense"].as_slice(), "`sessions ls`"),
+        (&["sessions", "rotate", "../x"], "`sessions ls`"),
+        (&["tail", "--session", "x"], "`sessions ls`"),
+        (&["outcome", "key:k-1"], "--session ID"),
+        (&["outcome", "nonsense"], "x-paperclip-bridge-request-id"),
+        (&["audit", "query", "--session", "x"], "`sessions ls`"),
+        (
+            &["audit", "query", "--since", "yesterday"],
+            "2026-01-31T12:00:00Z",
+        ),
+        (&["audit", "export", "xml"], "jsonl"),
+        (&["top", "--control", "/run/x.sock"], "unix:PATH"),
+        (&["dashboard", "--control", "tcp:host"], "tcp:HOST:PORT"),
+        (&["sessions", "new", "local", "--ttl", "5"], "90s"),
+        (&["store", "backup"], "<FILE>"),
+    ] {
+        let output = bridge(arguments);
+
+        assert_eq!(code(&output), 2, "{arguments:?}: {}", stderr(&output));
+        assert!(
+            stderr(&output).contains(said),
+            "{arguments:?}: {}",
+            stderr(&output)
+        );
+    }
+}
+
+#[test]
+fn a_daemon_that_is_not_there_is_code_4_for_every_command_that_asks_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let control = format!("unix:{}", folder.path().join("control.sock").display());
+    let id = "0198c0de-0000-7000-8000-000000000000";
+    for arguments in [
+        ["status"].as_slice(),
+        &["top"],
+        &["tail"],
+        &["dashboard"],
+        &["reload"],
+        &["drain", "--wait"],
+        &["outcome", id],
+        &["sessions", "ls"],
+        &["sessions", "show", id],
+        &["sessions", "env", id],
+        &["sessions", "revoke", id],
+        &["sessions", "rotate", id],
+        &["sessions", "reap"],
+        &["sessions", "new", "local"],
+    ] {
+        let output = bridge(&[arguments, &["--control", &control]].concat());
+
+        assert_eq!(code(&output), 4, "{arguments:?}: {}", stderr(&output));
+        let told = stderr(&output);
+        assert!(
+            told.contains("no daemon answers") && told.contains("`paperclip-bridge serve`"),
+            "{told}"
+        );
+        assert_eq!(stdout(&output), "", "{arguments:?}");
+    }
+}
+
+#[test]
 fn a_kind_of_target_that_is_none_is_named_as_such() {
     assert!(stderr(&bridge(&["open", "nobody:x"])).contains("`nobody:` is not a kind of target"));
 }

@@ -7,7 +7,7 @@ use clap::Args;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::cli::control::{ControlOptions, SOON, failure};
+use crate::cli::control::{ControlOptions, SOON, failure, id};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::stdio::{as_value, print, print_json};
 use crate::daemon::{Drained, StatusShown};
@@ -34,7 +34,7 @@ pub(crate) struct OutcomeArguments {
     id: String,
 
     /// Only in this session; needed for `key:`
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = id)]
     session: Option<Uuid>,
 
     #[command(flatten)]
@@ -102,8 +102,27 @@ impl StatusArguments {
 ///
 /// # Errors
 ///
-/// Code 1 where nothing is known of it, 4 where no daemon answers.
+/// Code 1 where nothing is known of it, 2 for what is no name of a callback, 4 where no daemon answers.
 pub(crate) async fn outcome(arguments: &OutcomeArguments) -> Result<Exit, Failure> {
+    match arguments.id.strip_prefix("key:") {
+        Some(_) if arguments.session.is_none() => {
+            return Err(Failure::new(
+                Exit::Usage,
+                "callers of two sessions may have used one Idempotency-Key",
+            )
+            .hint("name the session with --session ID"));
+        }
+        None if id(&arguments.id).is_err() => {
+            return Err(Failure::new(
+                Exit::Usage,
+                "that is neither a request id nor key: and an Idempotency-Key",
+            )
+            .hint(
+                "give what the answer has in x-paperclip-bridge-request-id, or key:KEY with --session ID",
+            ));
+        }
+        Some(_) | None => {}
+    }
     let session = arguments
         .session
         .map(|session| format!("?session={session}"))

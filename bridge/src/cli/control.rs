@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use rustls_pki_types::ServerName;
+use uuid::Uuid;
 
 use crate::cli::exit::{Exit, Failure};
 use crate::config;
@@ -172,6 +173,14 @@ pub(crate) fn address(text: &str) -> Result<ControlAddress, String> {
         .map_err(|error| error.to_string())
 }
 
+/// Reads the id of a session or of a callback.
+pub(crate) fn id(text: &str) -> Result<Uuid, String> {
+    text.parse().map_err(|_| {
+        "give an id as it is shown, such as 0198c0de-0000-7000-8000-000000000000; `sessions ls` lists those of sessions"
+            .to_owned()
+    })
+}
+
 fn host_and_port(place: &str) -> Option<(String, u16)> {
     if let Ok(address) = place.parse::<SocketAddr>() {
         return Some((address.ip().to_string(), address.port()));
@@ -187,6 +196,8 @@ pub(crate) fn failure(error: ClientError) -> Failure {
         ClientError::NoDaemon { address, source } => {
             let hint = if address.starts_with("tcp:") {
                 "is it there, and does --control-ca name the authority of its certificate?"
+            } else if source.kind() == std::io::ErrorKind::PermissionDenied {
+                "the socket is there and not for this user: be one of its group that control.allow_uids names, or use sudo"
             } else {
                 "start one with `paperclip-bridge serve`, or name its socket with --control unix:PATH"
             };

@@ -11,7 +11,7 @@ use clap::{Args, Subcommand, ValueEnum};
 use uuid::Uuid;
 
 use crate::app::{App, GatewayChoice, TargetSpec};
-use crate::cli::control::{ControlOptions, SOON, failure};
+use crate::cli::control::{ControlOptions, SOON, failure, id};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::open::exports;
 use crate::cli::opening;
@@ -89,7 +89,7 @@ enum WaitFor {
 #[derive(Args, Debug)]
 pub(crate) struct OneArguments {
     /// The session, as `sessions ls` shows it
-    #[arg(value_name = "ID")]
+    #[arg(value_name = "ID", value_parser = id)]
     id: Uuid,
 
     #[command(flatten)]

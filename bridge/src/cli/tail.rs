@@ -7,7 +7,7 @@ use http_body_util::BodyExt as _;
 use serde_json::Value;
 use uuid::Uuid;
 
-use crate::cli::control::{ControlOptions, failure};
+use crate::cli::control::{ControlOptions, failure, id};
 use crate::cli::exit::{Exit, Failure};
 use crate::cli::options::run_id;
 use crate::cli::signals::Signals;
@@ -24,7 +24,7 @@ pub(crate) struct TailArguments {
     run: Option<String>,
 
     /// Only of this session
-    #[arg(long, value_name = "ID")]
+    #[arg(long, value_name = "ID", value_parser = id)]
     session: Option<Uuid>,
 
     /// Only callbacks that were denied, and tokens on the wrong channel

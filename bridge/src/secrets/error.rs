@@ -15,8 +15,7 @@ pub enum SecretError {
     At {
         /// Which.
         reference: String,
-        /// What is wrong there.
-        #[source]
+        /// What is wrong there; the text above says it.
         fault: Fault,
     },
 }

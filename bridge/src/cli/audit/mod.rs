@@ -13,9 +13,11 @@ use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
 use jiff::Timestamp;
+use uuid::Uuid;
 
 use crate::audit::query::{Entry, Filter, Record, text};
 use crate::audit::{AuditError, AuditKey, AuditSettings};
+use crate::cli::control::id;
 use crate::cli::exit::{Exit, Failure};
 use crate::config;
 use crate::secrets::{SecretRef, Secrets};
@@ -71,19 +73,19 @@ pub(crate) struct KeyOption {
 #[derive(Args, Debug)]
 pub(crate) struct FilterOptions {
     /// Only of this session
-    #[arg(long, value_name = "ID")]
-    session: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = id)]
+    session: Option<Uuid>,
     /// Only of this run
     #[arg(long, value_name = "ID")]
     run: Option<String>,
     /// Only this callback
-    #[arg(long, value_name = "ID")]
-    request_id: Option<String>,
+    #[arg(long, value_name = "ID", value_parser = id)]
+    request_id: Option<Uuid>,
     /// Only at this time or later, such as 2026-01-31T12:00:00Z
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     since: Option<Timestamp>,
     /// Only before this time
-    #[arg(long, value_name = "TIME")]
+    #[arg(long, value_name = "TIME", value_parser = moment)]
     until: Option<Timestamp>,
     /// Only with this verdict
     #[arg(long, value_parser = ["allow", "report", "deny", "own"], conflicts_with = "denied")]
@@ -96,12 +98,19 @@ pub(crate) struct FilterOptions {
     status: Option<u16>,
 }
 
+/// Reads a moment.
+fn moment(text: &str) -> Result<Timestamp, String> {
+    text.parse().map_err(|_| {
+        "give a time with its zone, such as 2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00".to_owned()
+    })
+}
+
 impl FilterOptions {
     fn filter(&self) -> Filter {
         Filter {
-            session: self.session.clone(),
+            session: self.session.map(|session| session.to_string()),
             run: self.run.clone(),
-            request_id: self.request_id.clone(),
+            request_id: self.request_id.map(|request| request.to_string()),
             since: self.since,
             until: self.until,
             verdict: if self.denied {
