@@ -9,7 +9,8 @@ use super::{Daemon, OwnerShown, SessionShown, SessionState, Traffic, time};
 use crate::store::{DaemonRow, SessionRow, Store, StoreError};
 
 impl Daemon {
-    /// A session as it is written down; `None` where there is none, or nothing of it can be read.
+    /// A session as it is written down; `None` where there is none, or nothing of it can be read, or it has ended for so long
+    /// that it is to be forgotten. The store keeps its row longer, for the outcomes of its callbacks.
     ///
     /// # Errors
     ///
@@ -18,7 +19,12 @@ impl Daemon {
         let Some(store) = self.store() else {
             return Ok(None);
         };
-        let Some(row) = store.session(id).await? else {
+        let keep = self.settings().keep_ended;
+        let known = store.session(id).await?.filter(|row| {
+            let ended = row.ended_at.and_then(|ended| ended.elapsed().ok());
+            ended.is_none_or(|ended| ended <= keep)
+        });
+        let Some(row) = known else {
             return Ok(None);
         };
         let owner = match row.hold.owner.filter(|_| row.ended_at.is_none()) {

@@ -191,6 +191,7 @@ impl Life {
             id: self.entry.id(),
             token: GivenToken::Digest(digest),
         });
+        daemon.place_for_agent(self.entry.id(), &mut request);
         // Whoever asked for it was told at once.
         let (nobody, _) = oneshot::channel();
         Box::pin(self.live(Box::new(request), check_upstream, turn, nobody)).await;
