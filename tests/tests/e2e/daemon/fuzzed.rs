@@ -79,7 +79,15 @@ async fn run(remote: &Remote, document: &Path, operations: &[&str], more: &[&str
         // One worker: the same requests in the same order, and the parser of some Pythons is not for several threads.
         .args(["--seed", "1", "--max-examples", "50", "--workers", "1"])
         .args(["--exclude-checks", "ignored_auth,positive_data_acceptance"])
-        .args(["--generation-database", "none", "--request-timeout", "20"])
+        // The daemon closes what rests for ten seconds, which on a busy machine the next request may just run into.
+        .args([
+            "--generation-database",
+            "none",
+            "--request-timeout",
+            "20",
+            "--request-retries",
+            "3",
+        ])
         .args(["--report", "ndjson", "--report-dir"])
         .arg(reports.path())
         .args(["--no-color", "--warnings", "off"])

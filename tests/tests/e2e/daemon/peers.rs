@@ -122,7 +122,7 @@ async fn a_command_without_a_daemon_says_what_to_do() {
         &["sessions", "new", "local"],
         &["drain"],
         &["tail"],
-        &["outcome", "key:x"],
+        &["outcome", "0198c0de-0000-7000-8000-000000000000"],
     ] {
         let ended = BridgeCommand::new(words.iter().copied())
             .args(["--control", &address])
