@@ -18,7 +18,6 @@ mod reloading;
 mod policies;
 mod tcp;
 mod traces;
-mod exported;
 mod fuzzed;
 mod kept;
 mod owners;
