@@ -32,7 +32,7 @@ fn held(holding: &Holding, kept: Kept, fence: i64) -> Arc<Entry> {
         fence: Fence(fence),
     };
     let hold = holding.tenure.hold(claim, BootTime::now());
-    let entry = Entry::new(kept, Arc::default(), Some(hold), TokenDigest::of(b"token"));
+    let entry = Entry::new(kept, Arc::default(), Some(hold), TokenDigest::of(b"token"), None);
     holding.holds(&entry);
     entry
 }

@@ -1,7 +1,7 @@
 //! Writes of the ledger, committed together.
 //!
 //! An entry is waited for by its callback, so it is committed at once, with all others that came meanwhile. What became
-//! of a callback is waited for by nobody: it gathers for [`GATHER`], or until a transaction is under way anyhow. One
+//! of a callback is waited for by nobody: it gathers for [`GATHER`], or until somebody waits for the disk anyhow. One
 //! statement writes all rows of a kind, so that a row among many costs little more than its bytes. Not here: what is
 //! written (`ledger.rs`).
 
@@ -122,8 +122,9 @@ async fn commit_all(
         let (mut urgent, later): (Vec<_>, Vec<_>) =
             came.drain(..).partition(|write| write.kind == Kind::Entry);
         gathered.extend(later);
-        // One entry by itself needs no transaction around it, and shall not wait for what nobody waits for.
-        let shares = urgent.len() > 1 || waits && !urgent.is_empty();
+        // Entries are one statement, which needs no transaction around it; they wait for what nobody waits for only where
+        // the wait for the disk is most of it.
+        let shares = waits && !urgent.is_empty();
         let is_due = due.is_some_and(|due| due <= Instant::now());
         if !urgent.is_empty() && !shares {
             write_all(&writer, std::mem::take(&mut urgent), &checkpoints).await;
