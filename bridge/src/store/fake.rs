@@ -105,7 +105,7 @@ impl Fake {
 
 impl Store for Fake {
     fn kind(&self) -> &'static str {
-        "fake"
+        "in memory"
     }
     fn is_shared(&self) -> bool {
         self.shared

@@ -78,21 +78,44 @@ pub(super) fn signal_group(leader: u32, signal: Signal) {
 
 /// Ends every process of the session that `leader` leads: an interactive shell puts each job in a group of its own.
 pub(super) fn end_session(leader: u32) {
-    let Ok(entries) = fs::read_dir("/proc") else {
-        return;
-    };
-    let pids = entries
-        .filter_map(Result::ok)
-        .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
-    for one in pids.filter(|one| session(*one) == Some(leader)).filter_map(pid) {
-        let _ = kill_process(one, Signal::KILL);
+    // It may not lead its session yet; then it is still our child.
+    if numbers(leader).is_some_and(|(parent, _)| parent == std::process::id())
+        && let Some(leader) = pid(leader)
+    {
+        let _ = kill_process(leader, Signal::KILL);
+    }
+    // A process may start another while the list is read.
+    for _ in 0..20 {
+        let Ok(entries) = fs::read_dir("/proc") else {
+            return;
+        };
+        let pids = entries
+            .filter_map(Result::ok)
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+        let found: Vec<_> = pids.filter(|one| session(*one) == Some(leader)).collect();
+        if found.is_empty() {
+            return;
+        }
+        for one in found.into_iter().filter_map(pid) {
+            let _ = kill_process(one, Signal::KILL);
+        }
+        std::thread::sleep(std::time::Duration::from_millis(2));
     }
 }
 
-/// Field 6 of `/proc/PID/stat`, counted behind the program's name.
 fn session(pid: u32) -> Option<u32> {
+    Some(numbers(pid)?.1)
+}
+
+/// The parent and the session: fields 4 and 6 of `/proc/PID/stat`, counted behind the program's name; `None` for a
+/// process that has ended.
+fn numbers(pid: u32) -> Option<(u32, u32)> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    stat.rsplit_once(')')?.1.split_whitespace().nth(3)?.parse().ok()
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    if fields.next()? == "Z" {
+        return None;
+    }
+    Some((fields.next()?.parse().ok()?, fields.nth(1)?.parse().ok()?))
 }
 
 fn pid(id: u32) -> Option<Pid> {
