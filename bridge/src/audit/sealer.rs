@@ -19,6 +19,8 @@ use crate::session::state::sync_folder;
 
 /// Records that come within this are signed by one head.
 const GATHER: Duration = Duration::from_millis(100);
+/// Confirmations of the disk begin so far from each other at least, so that under a load more of those who wait share one.
+const APART: Duration = Duration::from_millis(5);
 /// After a head that could not be written.
 const AGAIN: Duration = Duration::from_millis(500);
 
@@ -45,6 +47,7 @@ fn confirm_all(inner: &Inner, heads: &mpsc::Sender<Due>) {
     let mut folder_of = 0;
     let mut due = None;
     let mut last_try = false;
+    let mut next = Instant::now();
     loop {
         while !state.is_waited_for() && !state.has_to_sign() {
             if state.closing && !state.signing {
@@ -61,6 +64,12 @@ fn confirm_all(inner: &Inner, heads: &mpsc::Sender<Due>) {
         let pause = if state.failed.is_some() { AGAIN } else { GATHER };
         let sign_at = *due.get_or_insert_with(|| Instant::now() + pause);
         state = gather(inner, state, sign_at);
+        if let Some(early) = next.checked_duration_since(Instant::now()) {
+            drop(state);
+            std::thread::sleep(early);
+            state = inner.lock();
+        }
+        next = Instant::now() + APART;
         let confirmed;
         (state, confirmed) = sync(inner, state, &mut folder_of);
         // What a disk has failed to write is lost to it: only a new start begins anew.

@@ -53,7 +53,7 @@ pub enum StoreUrl {
 /// What a power cut may take. A killed daemon loses nothing at either level.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Durability {
-    /// SQLite: what was committed since its last checkpoint. PostgreSQL: nothing, unless the server is set so.
+    /// SQLite: the last 200 ms and what the disk takes. PostgreSQL: nothing, unless the server is set so.
     #[default]
     Write,
     /// Nothing: each commit is on the disk before it is confirmed.

@@ -6,17 +6,18 @@
 //! written (`ledger.rs`).
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use sqlx::{Row as _, SqliteConnection, SqlitePool};
+use sqlx::{Connection as _, Row as _, SqliteConnection};
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::Instant;
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::checkpoint::Checkpoints;
-use super::read_error;
+use super::log::Log;
+use super::{Writer, read_error};
 use crate::store::StoreError;
 
 /// Callers that wait; more of them wait for a place.
@@ -25,9 +26,11 @@ const QUEUE: usize = 1_024;
 const TOGETHER: usize = 256;
 /// What nobody waits for is written so much later at most.
 const GATHER: Duration = Duration::from_millis(10);
+/// Commits that wait for the disk begin so far from each other at least, so that under a load more of them share one: the
+/// disk and the file system's journal have as much work with a commit of one row as of many.
+const APART: Duration = Duration::from_millis(5);
 
-/// What is written. Each kind has one statement, which takes its rows as an array of JSON and returns the request ids of
-/// those that it wrote.
+/// What is written. Each kind has one statement, which takes its rows as an array of JSON.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Kind {
     /// A callback is about to be sent.
@@ -39,13 +42,22 @@ pub(super) enum Kind {
 }
 
 impl Kind {
-    fn statement(self) -> &'static str {
+    fn statements(self) -> &'static Statements {
         match self {
-            Self::Entry => super::ledger::ENTER,
-            Self::Outcome => super::ledger::SETTLE,
-            Self::Delivery => super::ledger::DELIVER,
+            Self::Entry => &super::ledger::ENTER,
+            Self::Outcome => &super::ledger::SETTLE,
+            Self::Delivery => &super::ledger::DELIVER,
         }
     }
+}
+
+/// Writes the rows of an array of JSON.
+#[derive(Debug)]
+pub(super) struct Statements {
+    /// Says how many it wrote.
+    pub(super) counting: &'static str,
+    /// Returns the request ids of those that it wrote.
+    pub(super) naming: &'static str,
 }
 
 /// Commits writes of one kind in the order in which they came.
@@ -68,9 +80,9 @@ impl Group {
     /// Starts the task that commits; it ends with this value.
     ///
     /// - `waits`: a commit waits for the disk, so that as much as possible shares it.
-    pub(super) fn start(writer: SqlitePool, waits: bool, checkpoints: Arc<Checkpoints>) -> Self {
+    pub(super) fn start(writer: Writer, waits: bool, log: Arc<Log>) -> Self {
         let (queue, writes) = mpsc::channel(QUEUE);
-        let task = commit_all(writer, writes, waits, checkpoints);
+        let task = commit_all(writer, writes, waits, log);
         Self {
             queue,
             _task: AbortOnDropHandle::new(tokio::spawn(task)),
@@ -104,20 +116,25 @@ impl Group {
     }
 }
 
-async fn commit_all(
-    writer: SqlitePool,
-    mut writes: mpsc::Receiver<Write>,
-    waits: bool,
-    checkpoints: Arc<Checkpoints>,
-) {
+async fn commit_all(writer: Writer, mut writes: mpsc::Receiver<Write>, waits: bool, log: Arc<Log>) {
     let mut came = Vec::new();
     let mut gathered: Vec<Write> = Vec::new();
-    let mut due = None;
+    // Made once for what gathers: a timer that is the next to run out costs the thread a wake-up.
+    let mut due: Option<Pin<Box<Sleep>>> = None;
+    let mut next = Instant::now();
     loop {
         let open = tokio::select! {
             count = writes.recv_many(&mut came, TOGETHER) => count > 0,
-            () = until(due) => true,
+            () = until(&mut due) => true,
         };
+        if waits && open {
+            sleep_until(next).await;
+            while came.len() < TOGETHER
+                && let Ok(write) = writes.try_recv()
+            {
+                came.push(write);
+            }
+        }
         came.retain(|write| !write.answer.is_closed());
         let (mut urgent, later): (Vec<_>, Vec<_>) =
             came.drain(..).partition(|write| write.kind == Kind::Entry);
@@ -125,18 +142,19 @@ async fn commit_all(
         // Entries are one statement, which needs no transaction around it; they wait for what nobody waits for only where
         // the wait for the disk is most of it.
         let shares = waits && !urgent.is_empty();
-        let is_due = due.is_some_and(|due| due <= Instant::now());
+        let is_due = due.as_ref().is_some_and(|due| due.is_elapsed());
         if !urgent.is_empty() && !shares {
-            write_all(&writer, std::mem::take(&mut urgent), &checkpoints).await;
+            write_all(&writer, std::mem::take(&mut urgent), &log).await;
         }
         if shares || is_due || !open || gathered.len() >= TOGETHER {
             urgent.append(&mut gathered);
-            write_all(&writer, urgent, &checkpoints).await;
+            next = Instant::now() + APART;
+            write_all(&writer, urgent, &log).await;
         }
         due = match (gathered.is_empty(), due) {
             (true, _) => None,
             (false, Some(due)) if !is_due => Some(due),
-            (false, _) => Some(Instant::now() + GATHER),
+            (false, _) => Some(Box::pin(sleep(GATHER))),
         };
         if !open {
             return;
@@ -144,15 +162,15 @@ async fn commit_all(
     }
 }
 
-async fn until(due: Option<Instant>) {
+async fn until(due: &mut Option<Pin<Box<Sleep>>>) {
     match due {
-        Some(due) => tokio::time::sleep_until(due).await,
+        Some(due) => due.await,
         None => std::future::pending().await,
     }
 }
 
 /// Writes all of them, or says to each why it is not written.
-async fn write_all(writer: &SqlitePool, writes: Vec<Write>, checkpoints: &Checkpoints) {
+async fn write_all(writer: &Writer, writes: Vec<Write>, log: &Log) {
     let mut by_kind: BTreeMap<Kind, Vec<Write>> = BTreeMap::new();
     let count = writes.len();
     for write in writes {
@@ -163,7 +181,7 @@ async fn write_all(writer: &SqlitePool, writes: Vec<Write>, checkpoints: &Checkp
     }
     match commit(writer, &by_kind).await {
         Ok(written) => {
-            checkpoints.wrote(count);
+            log.wrote(count);
             for write in by_kind.into_values().flatten() {
                 let done = written.contains(&(write.kind, write.request_id));
                 // Whoever does not wait any more has seen its deadline pass.
@@ -178,7 +196,7 @@ async fn write_all(writer: &SqlitePool, writes: Vec<Write>, checkpoints: &Checkp
             {
                 let alone = BTreeMap::from([(kind, vec![write])]);
                 let answer = commit(writer, &alone).await.map_err(read_error);
-                checkpoints.wrote(1);
+                log.wrote(1);
                 for write in alone.into_values().flatten() {
                     let answer = answer.as_ref();
                     let done = answer.map(|written| written.contains(&(kind, write.request_id)));
@@ -197,19 +215,20 @@ async fn write_all(writer: &SqlitePool, writes: Vec<Write>, checkpoints: &Checkp
 
 /// The kinds and request ids of what was written; an error where nothing was.
 async fn commit(
-    writer: &SqlitePool,
+    writer: &Writer,
     by_kind: &BTreeMap<Kind, Vec<Write>>,
 ) -> Result<BTreeSet<(Kind, String)>, sqlx::Error> {
     let mut written = BTreeSet::new();
     if by_kind.len() == 1 {
         // A statement is a transaction.
-        let mut connection = writer.acquire().await?;
+        let mut connection = writer.lock().await;
         for (kind, writes) in by_kind {
             execute(&mut connection, *kind, writes, &mut written).await?;
         }
         return Ok(written);
     }
-    let mut together = writer.begin_with("BEGIN IMMEDIATE").await?;
+    let mut connection = writer.lock().await;
+    let mut together = connection.begin_with("BEGIN IMMEDIATE").await?;
     for (kind, writes) in by_kind {
         execute(&mut together, *kind, writes, &mut written).await?;
     }
@@ -231,11 +250,17 @@ async fn execute(
         rows.push_str(&write.row);
     }
     rows.push(']');
-    let done = sqlx::query(kind.statement())
-        .bind(rows)
-        .fetch_all(connection)
-        .await?;
-    for row in done {
+    let statements = kind.statements();
+    if let [write] = writes {
+        // Each row that is returned wakes this thread by itself.
+        let done = sqlx::query(statements.counting).bind(rows).execute(connection);
+        if done.await?.rows_affected() == 1 {
+            written.insert((kind, write.request_id.clone()));
+        }
+        return Ok(());
+    }
+    let done = sqlx::query(statements.naming).bind(rows).fetch_all(connection);
+    for row in done.await? {
         written.insert((kind, row.try_get(0)?));
     }
     Ok(())

@@ -7,26 +7,37 @@ use sqlx::query;
 use uuid::Uuid;
 
 use super::SqliteStore;
-use super::group::Kind;
+use super::group::{Kind, Statements};
 use crate::store::columns::{Reading, span};
 use crate::store::{Claim, EntryOutcome, EntryRow, NewEntry, SWEEP_MOST, StoreError};
 
 const TABLE: &str = "ledger";
 
+macro_rules! statements {
+    ($sql:literal) => {
+        Statements {
+            counting: $sql,
+            naming: concat!($sql, " RETURNING request_id"),
+        }
+    };
+}
+
 /// Rows of a callback that is about to be sent. `CROSS JOIN`: the rows are looked up among the sessions, never the other
 /// way round.
-pub(super) const ENTER: &str = "
+pub(super) const ENTER: Statements = statements!(
+    "
     INSERT INTO ledger
         (request_id, session, idempotency_key, method, route, path, dispatched_us, fence, outcome)
     SELECT new.value ->> 'request_id', sessions.id, new.value ->> 'idempotency_key', new.value ->> 'method',
            new.value ->> 'route', new.value ->> 'path', (SELECT now_us FROM clock), sessions.fence, 'in_flight'
     FROM json_each($1) AS new CROSS JOIN sessions
     WHERE sessions.id = new.value ->> 'session' AND owner = new.value ->> 'owner' AND fence = new.value ->> 'fence'
-      AND lease_until_us > (SELECT now_us FROM clock) AND NOT revoked AND ended_us IS NULL
-    RETURNING request_id";
+      AND lease_until_us > (SELECT now_us FROM clock) AND NOT revoked AND ended_us IS NULL"
+);
 
 /// Outcomes, each under its own fence.
-pub(super) const SETTLE: &str = "
+pub(super) const SETTLE: Statements = statements!(
+    "
     UPDATE ledger
     SET outcome = new.outcome, status = new.status, reason = new.reason, settled_us = (SELECT now_us FROM clock)
     FROM (SELECT value ->> 'request_id' AS id, value ->> 'session' AS session, value ->> 'owner' AS owner,
@@ -36,19 +47,20 @@ pub(super) const SETTLE: &str = "
     WHERE request_id = new.id AND ledger.session = new.session AND ledger.fence = new.fence
       AND ledger.outcome = 'in_flight'
       AND EXISTS (SELECT 1 FROM sessions
-                  WHERE sessions.id = new.session AND sessions.owner = new.owner AND sessions.fence = new.fence)
-    RETURNING request_id";
+                  WHERE sessions.id = new.session AND sessions.owner = new.owner AND sessions.fence = new.fence)"
+);
 
 /// Whether the answers arrived.
-pub(super) const DELIVER: &str = "
+pub(super) const DELIVER: Statements = statements!(
+    "
     UPDATE ledger SET delivered = new.whole
     FROM (SELECT value ->> 'request_id' AS id, value ->> 'session' AS session, value ->> 'owner' AS owner,
                  value ->> 'fence' AS fence, value ->> 'whole' AS whole
           FROM json_each($1)) AS new
     WHERE request_id = new.id AND ledger.session = new.session AND ledger.fence = new.fence
       AND EXISTS (SELECT 1 FROM sessions
-                  WHERE sessions.id = new.session AND sessions.owner = new.owner AND sessions.fence = new.fence)
-    RETURNING request_id";
+                  WHERE sessions.id = new.session AND sessions.owner = new.owner AND sessions.fence = new.fence)"
+);
 
 /// By whom and of what a row is written.
 #[derive(Serialize)]

@@ -3,14 +3,14 @@
 //! Here: [`SqliteStore`]: how the file is opened, which errors mean what, and the calls, each with its deadline. One
 //! connection writes and two read (WAL): writers wait for each other, readers for nobody. The folder's lock makes this
 //! process the only owner of every session; the rules of ownership are those of PostgreSQL all the same. Not here:
-//! SQL, which is in `sessions.rs`, `ledger.rs` and `records.rs`; how the ledger is committed, in `group.rs`; copies, in
+//! SQL, which is in `sessions.rs`, `ledger.rs` and `records.rs`; how the ledger is committed, in `group.rs`; the write-ahead log, in `log.rs`; copies, in
 //! `backup.rs`.
 
 mod sessions;
 mod ledger;
 mod records;
 mod group;
-mod checkpoint;
+mod log;
 mod backup;
 #[cfg(test)]
 mod tests;
@@ -22,7 +22,8 @@ use std::time::Duration;
 use sqlx::sqlite::{
     SqliteArguments, SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteRow, SqliteSynchronous,
 };
-use sqlx::{Row as _, Sqlite, SqlitePool};
+use sqlx::{ConnectOptions as _, Row as _, Sqlite, SqliteConnection, SqlitePool};
+use tokio::sync::Mutex;
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
@@ -39,10 +40,11 @@ use super::{
 use crate::session::state::options;
 
 pub(super) use backup::backup_folder;
-use checkpoint::Checkpoints;
 use group::Group;
+use log::{Log, Place};
 
 const FILE: &str = "store.db";
+const LOG: &str = "store.db-wal";
 /// Also the bound of waiting for the one connection that writes.
 const CALL: Duration = Duration::from_secs(5);
 /// Of another program that has the file locked, such as a shell of SQLite's.
@@ -53,8 +55,9 @@ const READERS: u32 = 2;
 /// Pages that a connection remembers, in KiB: SQLite's own 2,000 for each are much beside everything else here.
 const WRITER_CACHE: &str = "-512";
 const READER_CACHE: &str = "-128";
-/// What the log keeps of the disk once it begins anew, in bytes.
-const LOG_KEEPS: &str = "16777216";
+/// What the log keeps of the disk once it begins anew, in bytes: all that it usually gets to. Bytes that are already its
+/// own are written with less work for the file system than new ones.
+const LOG_KEEPS: &str = "100663296";
 
 const VERSIONS: &[Version] = &[
     (1, "first", include_str!("../migrations/sqlite/0001_first.sql")),
@@ -65,17 +68,38 @@ const VERSIONS: &[Version] = &[
     ),
 ];
 
+/// The one connection that writes. Whoever has the lock has the turn; no pool, which would ask the connection after each
+/// turn whether it still lives.
+type Writer = Arc<Mutex<SqliteConnection>>;
 type Query<'q> = sqlx::query::Query<'q, Sqlite, SqliteArguments>;
+
+/// How large the files get.
+#[derive(Clone, Copy, Debug)]
+struct Bounds {
+    /// Of the file: to a test, the end of the disk.
+    pages: Option<u32>,
+    /// Rows after which the log is moved into the file.
+    log_rows: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            pages: None,
+            log_rows: log::ROWS,
+        }
+    }
+}
 
 /// The store in a file.
 #[derive(Debug)]
 pub(super) struct SqliteStore {
     /// Of the ledger, which is written for every unsafe callback.
     group: Group,
-    writer: SqlitePool,
+    writer: Writer,
     readers: SqlitePool,
-    checkpoints: Arc<Checkpoints>,
-    _checkpointing: AbortOnDropHandle<()>,
+    log: Arc<Log>,
+    _looking_after: AbortOnDropHandle<()>,
     folder: Folder,
     figures: StoreFigures,
 }
@@ -83,16 +107,12 @@ pub(super) struct SqliteStore {
 impl SqliteStore {
     /// Opens the file in this folder, makes it where there is none, looks whether it is whole, and migrates it.
     pub(super) async fn open(folder: Folder, durability: Durability) -> Result<Self, StoreError> {
-        let opening = Self::open_pages(folder, durability, None);
+        let opening = Self::open_within(folder, durability, Bounds::default());
         within(OPEN, "open", Box::pin(opening)).await
     }
 
-    /// As [`Self::open`], of at most so many pages: to a test, the end of the disk.
-    pub(super) async fn open_pages(
-        folder: Folder,
-        durability: Durability,
-        most_pages: Option<u32>,
-    ) -> Result<Self, StoreError> {
+    /// As [`Self::open`], within other bounds.
+    async fn open_within(folder: Folder, durability: Durability, bounds: Bounds) -> Result<Self, StoreError> {
         let file = folder.path().join(FILE);
         // For nobody else to read from its first byte, and through no link.
         options()
@@ -111,34 +131,39 @@ impl SqliteStore {
             .pragma("cache_size", WRITER_CACHE)
             .pragma("journal_size_limit", LOG_KEEPS)
             .pragma("wal_autocheckpoint", "0");
-        if let Some(most) = most_pages {
+        if let Some(most) = bounds.pages {
             writing = writing.pragma("max_page_count", most.to_string());
         }
         let checkpointing = pool(1).connect_lazy_with(writing.clone().pragma("cache_size", READER_CACHE));
-        let writer = pool(1).connect_with(writing).await.map_err(read_error)?;
+        let writer = writing.connect().await.map_err(read_error)?;
+        let writer = Arc::new(Mutex::new(writer));
         let reading = at(&file).read_only(true).pragma("cache_size", READER_CACHE);
         let readers = pool(READERS).connect_lazy_with(reading);
-        let checkpoints = Arc::new(Checkpoints::default());
+        let log = Arc::new(Log::of(bounds.log_rows));
         let waits = durability == Durability::Fsync;
+        let place = Place {
+            file: folder.path().join(LOG),
+            syncs: !waits,
+            writer: Arc::clone(&writer),
+            own: checkpointing,
+        };
         let store = Self {
-            group: Group::start(writer.clone(), waits, Arc::clone(&checkpoints)),
-            _checkpointing: checkpoints.start(checkpointing),
-            checkpoints,
+            group: Group::start(Arc::clone(&writer), waits, Arc::clone(&log)),
+            _looking_after: log.look_after(place),
+            log,
             writer,
             readers,
             folder,
             figures: StoreFigures::default(),
         };
         store.look_through().await?;
-        let mut connection = store.writer.acquire().await.map_err(read_error)?;
-        schema::migrate(&mut *connection, VERSIONS, read_error).await?;
-        drop(connection);
+        schema::migrate(&mut *store.writer.lock().await, VERSIONS, read_error).await?;
         Ok(store)
     }
 
     async fn look_through(&self) -> Result<(), StoreError> {
         let found: String = sqlx::query_scalar("PRAGMA quick_check(1)")
-            .fetch_one(&self.writer)
+            .fetch_one(&mut *self.writer.lock().await)
             .await
             .map_err(read_error)?;
         if found == "ok" {
@@ -167,9 +192,22 @@ impl SqliteStore {
 
     /// Carries out what writes; how many rows it changed.
     async fn write(&self, query: Query<'_>) -> Result<u64, StoreError> {
-        let done = query.execute(&self.writer).await.map_err(read_error)?;
-        self.checkpoints.wrote(1);
+        let done = query
+            .execute(&mut *self.writer.lock().await)
+            .await
+            .map_err(read_error)?;
+        self.log.wrote(1);
         Ok(done.rows_affected())
+    }
+
+    /// Carries out what writes and says what it wrote.
+    async fn fetch_writing(&self, query: Query<'_>) -> Result<Vec<SqliteRow>, StoreError> {
+        let done = query
+            .fetch_all(&mut *self.writer.lock().await)
+            .await
+            .map_err(read_error)?;
+        self.log.wrote(done.len());
+        Ok(done)
     }
 
     /// Carries out what writes at most one row; whether it did.

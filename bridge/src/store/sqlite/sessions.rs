@@ -33,7 +33,7 @@ impl SqliteStore {
             .bind(daemon.to_string())
             .bind(fence.0)
             .bind(span(lease));
-        let done = insert.execute(&self.writer).await;
+        let done = insert.execute(&mut *self.writer.lock().await).await;
         done.map_err(|error| match error.as_database_error() {
             Some(cause) if cause.is_unique_violation() => StoreError::Exists(session.id),
             _ => read_error(error),
@@ -121,9 +121,7 @@ impl SqliteStore {
             .bind(daemon.to_string())
             .bind(span(lease))
             .bind(id.to_string());
-        let taken = Reading::each(&Self::fetch(&self.writer, claim).await?, TABLE, |row| {
-            row.claim(daemon)
-        })?;
+        let taken = Reading::each(&self.fetch_writing(claim).await?, TABLE, |row| row.claim(daemon))?;
         Ok(taken.into_iter().next())
     }
 
@@ -139,7 +137,7 @@ impl SqliteStore {
              RETURNING *",
         );
         let resume = resume.bind(daemon.to_string()).bind(span(lease));
-        Reading::each(&Self::fetch(&self.writer, resume).await?, TABLE, |row| {
+        Reading::each(&self.fetch_writing(resume).await?, TABLE, |row| {
             Ok((row.claim(daemon)?, row.session()?))
         })
     }
@@ -164,7 +162,7 @@ impl SqliteStore {
             .bind(daemon.to_string())
             .bind(span(lease))
             .bind(i64::from(most));
-        Reading::each(&Self::fetch(&self.writer, take).await?, TABLE, |row| {
+        Reading::each(&self.fetch_writing(take).await?, TABLE, |row| {
             Ok((row.claim(daemon)?, row.session()?))
         })
     }
@@ -186,9 +184,7 @@ impl SqliteStore {
             .collect();
         let claims = serde_json::to_string(&claims).unwrap_or_default();
         let renew = renew.bind(span(lease)).bind(claims);
-        Reading::each(&Self::fetch(&self.writer, renew).await?, TABLE, |row| {
-            row.id("id")
-        })
+        Reading::each(&self.fetch_writing(renew).await?, TABLE, |row| row.id("id"))
     }
 
     pub(super) async fn release_session(&self, claim: &Claim) -> Result<bool, StoreError> {

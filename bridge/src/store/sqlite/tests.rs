@@ -53,7 +53,11 @@ fn entry() -> NewEntry {
 async fn a_full_disk_is_said_to_be_full_and_loses_nothing_that_was_confirmed() {
     let folder = tempfile::tempdir().unwrap();
     let locked = Folder::lock(folder.path()).unwrap();
-    let small = SqliteStore::open_pages(locked, Durability::Write, Some(40))
+    let bounds = Bounds {
+        pages: Some(40),
+        ..Bounds::default()
+    };
+    let small = SqliteStore::open_within(locked, Durability::Write, bounds)
         .await
         .unwrap();
     let claim = small.create(&session(), small.daemon(), LEASE).await.unwrap();
@@ -110,7 +114,7 @@ async fn an_entry_whose_caller_went_away_before_its_turn_is_not_written() {
     let claim = store.create(&session(), store.daemon(), LEASE).await.unwrap();
     let (gone, kept) = (entry(), entry());
     // Until this is given back, nothing is committed.
-    let held = store.writer.acquire().await.unwrap();
+    let held = store.writer.lock().await;
     // The first to wait has been taken from the queue; the second still stands in it.
     let first = entry();
     let mut first = store.dispatch(&claim, &first);
@@ -196,25 +200,46 @@ async fn outcomes_of_many_callbacks_are_written_each_to_its_own() {
 }
 
 #[tokio::test]
-async fn the_log_is_moved_into_the_file_while_it_is_written() {
-    let folder = tempfile::tempdir().unwrap();
-    let store = SqliteStore::open(Folder::lock(folder.path()).unwrap(), Durability::Write)
-        .await
-        .unwrap();
-    let claim = store.create(&session(), store.daemon(), LEASE).await.unwrap();
-    let size = || std::fs::metadata(folder.path().join(FILE)).unwrap().len();
-    let before = size();
+async fn under_a_load_without_a_pause_the_log_begins_anew_again_and_again() {
+    for durability in [Durability::Write, Durability::Fsync] {
+        let folder = tempfile::tempdir().unwrap();
+        let locked = Folder::lock(folder.path()).unwrap();
+        let bounds = Bounds {
+            log_rows: 200,
+            ..Bounds::default()
+        };
+        let store = SqliteStore::open_within(locked, durability, bounds)
+            .await
+            .unwrap();
+        let claim = store.create(&session(), store.daemon(), LEASE).await.unwrap();
+        // A salt that changes with each new begin.
+        let salt = || {
+            let log = std::fs::read(folder.path().join(LOG)).unwrap();
+            log.get(16..24).map(<[u8]>::to_vec)
+        };
+        let begins = Mutex::new(vec![salt()]);
 
-    for _ in 0..30 {
-        let entries: Vec<_> = (0..100).map(|_| entry()).collect();
-        join_all(entries.iter().map(|entry| store.dispatch(&claim, entry))).await;
+        // Of two, one always waits.
+        let entering = || async {
+            while begins.lock().await.len() < 4 {
+                let entries: Vec<_> = (0..20).map(|_| entry()).collect();
+                let done = join_all(entries.iter().map(|entry| store.dispatch(&claim, entry))).await;
+                assert!(done.iter().all(|done| matches!(done, Ok(true))), "{done:?}");
+                let mut begins = begins.lock().await;
+                if begins.last() != Some(&salt()) {
+                    begins.push(salt());
+                }
+            }
+        };
+        let entering = join_all([entering(), entering()]);
+
+        let limit = Duration::from_secs(60);
+        assert!(
+            tokio::time::timeout(limit, entering).await.is_ok(),
+            "{durability:?}"
+        );
+        let (file, log) = (folder.path().join(FILE), folder.path().join(LOG));
+        let [file, log] = [file, log].map(|path| std::fs::metadata(path).unwrap().len());
+        assert!(file > 1_000_000 && log < 50_000_000, "{file} {log}");
     }
-
-    let limit = Duration::from_secs(30);
-    let moved = async {
-        while size() <= before {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    assert!(tokio::time::timeout(limit, moved).await.is_ok(), "{}", size());
 }

@@ -9,10 +9,11 @@ use futures_util::stream;
 use paperclip_bridge_tests::measure::{Api, load};
 use paperclip_bridge_tests::raw::Agent;
 use paperclip_bridge_tests::serving::Serving;
-use paperclip_bridge_tests::world::{CREDENTIAL_VARIABLE, RUN_ID};
+use paperclip_bridge_tests::world::{CREDENTIAL, CREDENTIAL_VARIABLE, RUN_ID};
 use serde_json::json;
 use tokio::io::AsyncWriteExt as _;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
+use tokio_util::either::Either;
 
 /// Sessions that are asked for at once.
 const AT_ONCE: usize = 8;
@@ -28,6 +29,26 @@ pub(crate) enum Setting {
     NoDigests,
     /// Neither audit nor log nor metrics.
     AllOff,
+    /// The audit at `write` without body digests, and nothing else.
+    OnlyAudit,
+    /// The log, and nothing else.
+    OnlyLog,
+    /// Metrics, and nothing else.
+    OnlyMetrics,
+}
+
+impl Setting {
+    fn audits(self) -> bool {
+        !matches!(self, Self::AllOff | Self::OnlyLog | Self::OnlyMetrics)
+    }
+
+    fn logs(self) -> bool {
+        !matches!(self, Self::AllOff | Self::OnlyAudit | Self::OnlyMetrics)
+    }
+
+    fn counts(self) -> bool {
+        !matches!(self, Self::AllOff | Self::OnlyAudit | Self::OnlyLog)
+    }
 }
 
 /// A running daemon and its sessions. Dropping it kills it.
@@ -46,15 +67,20 @@ impl Ground {
         std::fs::create_dir(&sockets)?;
         let mut builder = Serving::in_folder(folder).log_to(&log);
         match setting {
-            Setting::Default => {}
             Setting::Fsync => builder = builder.env("PCBRIDGE_AUDIT__DURABILITY", "fsync"),
-            Setting::NoDigests => builder = builder.env("PCBRIDGE_AUDIT__BODY_DIGEST", "off"),
-            Setting::AllOff => {
-                builder = builder
-                    .args(["--log-level", "error"])
-                    .env("PCBRIDGE_TELEMETRY__METRICS", "false")
-                    .env("PCBRIDGE_AUDIT__ENABLED", "false");
+            Setting::NoDigests | Setting::OnlyAudit => {
+                builder = builder.env("PCBRIDGE_AUDIT__BODY_DIGEST", "off");
             }
+            Setting::Default | Setting::AllOff | Setting::OnlyLog | Setting::OnlyMetrics => {}
+        }
+        if !setting.audits() {
+            builder = builder.env("PCBRIDGE_AUDIT__ENABLED", "false");
+        }
+        if !setting.logs() {
+            builder = builder.args(["--log-level", "error"]);
+        }
+        if !setting.counts() {
+            builder = builder.env("PCBRIDGE_TELEMETRY__METRICS", "false");
         }
         Ok(Self {
             serving: builder.start().await,
@@ -108,7 +134,7 @@ impl Ground {
     }
 
     /// One call on a connection of each session; the connections, at rest.
-    pub(crate) async fn one_call_each(&self) -> anyhow::Result<Vec<UnixStream>> {
+    pub(crate) async fn one_call_each(&self) -> anyhow::Result<Vec<Connection>> {
         let mut connections = Vec::with_capacity(self.sessions.len());
         for agent in &self.sessions {
             let mut connection = connect(agent).await?;
@@ -134,17 +160,45 @@ impl Ground {
     }
 }
 
-/// A connection of an agent on its session's socket.
-pub(crate) async fn connect(agent: &Agent) -> anyhow::Result<UnixStream> {
-    let path = agent
-        .url
-        .strip_prefix("unix:")
-        .context("it is on a unix socket")?;
-    let connected = tokio::time::timeout(Duration::from_secs(10), UnixStream::connect(path)).await?;
-    connected.with_context(|| format!("connect to {path}"))
+/// To a session's socket, or straight to the upstream.
+pub(crate) type Connection = Either<UnixStream, TcpStream>;
+
+/// A connection to where this agent calls.
+pub(crate) async fn connect(agent: &Agent) -> anyhow::Result<Connection> {
+    let connecting = async {
+        match agent.url.strip_prefix("unix:") {
+            Some(path) => UnixStream::connect(path).await.map(Either::Left),
+            None => {
+                let stream = TcpStream::connect(agent.host()).await?;
+                stream.set_nodelay(true)?;
+                Ok(Either::Right(stream))
+            }
+        }
+    };
+    let connected = tokio::time::timeout(Duration::from_secs(10), connecting).await?;
+    connected.with_context(|| format!("connect to {}", agent.url))
+}
+
+/// Agents that call the upstream itself.
+pub(crate) fn straight_to(upstream: &Api, count: usize) -> Vec<Agent> {
+    let agent = Agent {
+        url: upstream.url(),
+        token: CREDENTIAL.to_owned(),
+    };
+    vec![agent; count]
 }
 
 /// A call that changes nothing.
 pub(crate) fn small_call(agent: &Agent) -> Vec<u8> {
-    agent.head("GET", "/api/agents/me", &[("Accept", "*/*")], None)
+    let mut headers = vec![("Accept", "*/*")];
+    headers.extend(bridged(agent));
+    agent.head("GET", "/api/agents/me", &headers, None)
+}
+
+/// What the bridge would put on, where there is none in between.
+pub(crate) fn bridged(agent: &Agent) -> Option<(&'static str, &'static str)> {
+    agent
+        .url
+        .starts_with("http:")
+        .then_some(("X-Paperclip-Run-Id", RUN_ID))
 }

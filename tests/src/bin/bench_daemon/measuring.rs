@@ -7,7 +7,7 @@ use anyhow::Context as _;
 use paperclip_bridge_tests::measure::{Api, median};
 use paperclip_bridge_tests::processes;
 
-use crate::ground::{Ground, Setting};
+use crate::ground::{Ground, Setting, straight_to};
 use crate::open_loop::beat;
 use crate::report::Report;
 
@@ -15,6 +15,8 @@ use crate::report::Report;
 const SETTLING: Duration = Duration::from_secs(5);
 /// The first calls are the slowest.
 const WARMING: Duration = Duration::from_secs(2);
+/// Of what is compared with something else.
+const TURN: Duration = Duration::from_secs(2);
 /// Sessions of a first look at memory.
 const FEW: usize = 100;
 
@@ -171,19 +173,37 @@ impl Plan<'_> {
             ground.grow_to(self.sessions).await?;
             let busy = &ground.sessions[..self.busy.min(ground.sessions.len())];
             beat(busy, self.rate, WARMING).await?;
-            let mut rounds = Vec::new();
+            let straight = straight_to(self.upstream, busy.len());
+            let (mut rounds, mut bare) = (Vec::new(), Vec::new());
             for _ in 0..self.rounds {
+                bare.push(beat(&straight, self.rate, self.length).await?);
                 rounds.push(beat(busy, self.rate, self.length).await?);
             }
             let over = |share: f64| median(rounds.iter().map(|beaten| beaten.percentile_ms(share)));
+            let machine = |share: f64| median(bare.iter().map(|beaten| beaten.percentile_ms(share)));
             let lost: u64 = rounds.iter().map(|beaten| beaten.lost).sum();
             if let Some(fault) = rounds.iter().find_map(|beaten| beaten.fault.as_ref()) {
                 writeln!(std::io::stderr(), "bench-daemon: a call was lost: {fault}")?;
             }
             let made: usize = rounds.iter().map(|beaten| beaten.took.len()).sum();
             let load = format!("{} sessions, {}/s, audit at {name}", self.busy, self.rate);
+            for (name, share) in [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)] {
+                // What the machine and the upstream take by themselves.
+                let name = format!("{name} ms, straight to the upstream, {}/s", self.rate);
+                report.figure(&name, machine(share).unwrap_or_default());
+            }
             report.figure(&format!("p50 ms, {load}"), over(0.5).unwrap_or_default());
             report.goal(&format!("p99 ms, {load}"), over(0.99).unwrap_or_default(), bound);
+            let of_unsafe =
+                |share: f64| median(rounds.iter().map(|beaten| beaten.unsafe_percentile_ms(share)));
+            report.figure(
+                &format!("p50 ms of unsafe calls, {load}"),
+                of_unsafe(0.5).unwrap_or_default(),
+            );
+            report.figure(
+                &format!("p99 ms of unsafe calls, {load}"),
+                of_unsafe(0.99).unwrap_or_default(),
+            );
             report.figure(&format!("calls answered, {load}"), made as f64);
             report.goal(&format!("calls lost, {load}"), lost as f64, 0.0);
             report.figure(
@@ -195,10 +215,13 @@ impl Plan<'_> {
     }
 
     async fn cost(&self, report: &mut Report) -> anyhow::Result<()> {
-        const SIDES: [(Setting, &str); 3] = [
+        const SIDES: [(Setting, &str); 6] = [
             (Setting::AllOff, "all off"),
             (Setting::NoDigests, "audit at write, log and metrics"),
             (Setting::Default, "the same with body digests"),
+            (Setting::OnlyAudit, "audit at write alone"),
+            (Setting::OnlyLog, "log alone"),
+            (Setting::OnlyMetrics, "metrics alone"),
         ];
         let mut grounds = Vec::new();
         for (setting, _) in SIDES {
@@ -207,10 +230,12 @@ impl Plan<'_> {
             beat(&ground.sessions, self.rate, WARMING).await?;
             grounds.push((ground, Vec::new()));
         }
-        for _ in 0..self.rounds {
+        // A machine's pace changes from second to second: short turns, so that all sides share it.
+        let turns = (self.length.as_secs_f64() / TURN.as_secs_f64()).ceil() as usize * self.rounds;
+        for _ in 0..turns {
             for (ground, spent) in &mut grounds {
                 let before = processes::cpu_time(ground.pid());
-                let beaten = beat(&ground.sessions, self.rate, self.length).await?;
+                let beaten = beat(&ground.sessions, self.rate, TURN).await?;
                 let cost = processes::cpu_time(ground.pid()).saturating_sub(before);
                 spent.push(cost.as_secs_f64() * 1e6 / beaten.took.len() as f64);
             }
@@ -222,7 +247,7 @@ impl Plan<'_> {
         for ((_, name), cost) in SIDES.iter().zip(&costs) {
             report.figure(&format!("CPU us a callback at {}/s, {name}", self.rate), *cost);
         }
-        if let [off, on, digests] = costs[..] {
+        if let [off, on, digests, ..] = costs[..] {
             report.goal(
                 "% more CPU a callback, all on against all off",
                 (on / off - 1.0) * 100.0,

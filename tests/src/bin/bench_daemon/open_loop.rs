@@ -13,7 +13,7 @@ use tokio::task::{JoinSet, LocalSet};
 use tokio::time::{Instant, sleep_until};
 use uuid::Uuid;
 
-use crate::ground::{connect, small_call};
+use crate::ground::{Connection, bridged, connect, small_call};
 
 /// After the last beat, answers are waited for so long.
 const GRACE: Duration = Duration::from_secs(30);
@@ -26,6 +26,8 @@ const CHANGE: &[u8] = br#"{"status":"in_progress","priority":"medium"}"#;
 pub(crate) struct Beaten {
     /// Sorted.
     pub(crate) took: Vec<Duration>,
+    /// Those of unsafe callbacks among them, sorted.
+    pub(crate) unsafe_took: Vec<Duration>,
     /// Calls with another answer than 200, or none.
     pub(crate) lost: u64,
     /// What came of one of them.
@@ -34,10 +36,18 @@ pub(crate) struct Beaten {
 
 impl Beaten {
     pub(crate) fn percentile_ms(&self, share: f64) -> f64 {
-        let last = self.took.len().saturating_sub(1);
-        let place = (last as f64 * share).round() as usize;
-        self.took.get(place).copied().unwrap_or_default().as_secs_f64() * 1e3
+        percentile_ms(&self.took, share)
     }
+
+    pub(crate) fn unsafe_percentile_ms(&self, share: f64) -> f64 {
+        percentile_ms(&self.unsafe_took, share)
+    }
+}
+
+fn percentile_ms(sorted: &[Duration], share: f64) -> f64 {
+    let last = sorted.len().saturating_sub(1);
+    let place = (last as f64 * share).round() as usize;
+    sorted.get(place).copied().unwrap_or_default().as_secs_f64() * 1e3
 }
 
 /// So many callbacks a second over all of these sessions, every other one unsafe, on a thread of its own.
@@ -87,7 +97,12 @@ async fn beat_here(sessions: Vec<Agent>, rate: u32, length: Duration) -> anyhow:
                 // The timer is up to a millisecond late, which is not the daemon's.
                 let from = if late { due } else { Instant::now() };
                 match caller.call(unsafe_turn).await {
-                    Ok(()) => beaten.took.push(from.elapsed()),
+                    Ok(()) => {
+                        beaten.took.push(from.elapsed());
+                        if unsafe_turn {
+                            beaten.unsafe_took.push(from.elapsed());
+                        }
+                    }
                     Err(fault) => {
                         beaten.lost += 1;
                         beaten.fault = Some(fault.to_string());
@@ -103,17 +118,19 @@ async fn beat_here(sessions: Vec<Agent>, rate: u32, length: Duration) -> anyhow:
     let mut sum = Beaten::default();
     for beaten in all {
         sum.took.extend(beaten.took);
+        sum.unsafe_took.extend(beaten.unsafe_took);
         sum.lost += beaten.lost;
         sum.fault = sum.fault.or(beaten.fault);
     }
     sum.took.sort_unstable();
+    sum.unsafe_took.sort_unstable();
     Ok(sum)
 }
 
 struct Caller {
     agent: Agent,
     read: Vec<u8>,
-    connection: Option<tokio::net::UnixStream>,
+    connection: Option<Connection>,
     buffer: Vec<u8>,
 }
 
@@ -135,10 +152,11 @@ impl Caller {
 
     fn change(&self) -> Vec<u8> {
         let key = Uuid::now_v7().to_string();
-        let headers = [
+        let mut headers = vec![
             ("Content-Type", "application/json"),
             ("Idempotency-Key", key.as_str()),
         ];
+        headers.extend(bridged(&self.agent));
         let path = "/api/issues/PAP-1";
         let mut request = self.agent.head("PATCH", path, &headers, Some(CHANGE.len()));
         request.extend_from_slice(CHANGE);
