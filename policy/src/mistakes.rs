@@ -97,3 +97,28 @@ impl fmt::Display for InFile<'_> {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use alloc::string::ToString;
+
+    use super::*;
+
+    fn at(line: usize) -> Mistake {
+        Mistake {
+            line,
+            column: 1,
+            message: "unknown key".to_string(),
+        }
+    }
+
+    #[test]
+    fn mistakes_are_counted_once_each_and_in_the_order_of_their_lines() {
+        let mistakes = Mistakes::new(alloc::vec![at(7), at(2), at(7)]);
+
+        assert_eq!((mistakes.len(), mistakes.is_empty()), (2, false));
+        assert_eq!(mistakes.to_string(), "line 2: unknown key\nline 7: unknown key");
+        let none = Mistakes::default();
+        assert_eq!((none.len(), none.is_empty()), (0, true));
+    }
+}

@@ -421,6 +421,22 @@ mod tests {
     }
 
     #[test]
+    fn what_begins_with_no_slash_is_named_by_what_it_looks_like() {
+        for (raw, fault) in [
+            (&b""[..], TargetFault::Empty),
+            (b"*", TargetFault::AsteriskForm),
+            (b"http://host/api", TargetFault::AbsoluteForm),
+            (b"host:80", TargetFault::AuthorityForm),
+            (b"80", TargetFault::NotOriginForm),
+            (b"host:", TargetFault::NotOriginForm),
+            (b"host:port", TargetFault::NotOriginForm),
+            (b"api/issues", TargetFault::NotOriginForm),
+        ] {
+            assert_eq!(Target::parse(raw), Err(fault), "{raw:?}");
+        }
+    }
+
+    #[test]
     fn raw_bytes_that_are_not_utf8_are_refused_wherever_they_stand() {
         for raw in [&b"/\xFF"[..], b"/a/\xC0\xAE", b"/a?\x80", b"/a\x80?"] {
             assert_eq!(Target::parse(raw), Err(TargetFault::NonAscii));
