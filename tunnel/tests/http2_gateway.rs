@@ -22,6 +22,7 @@ use http_body_util::{BodyExt as _, Full};
 use runners::local::{BaseEnvironment, LocalRunner};
 use runners::ssh::{SshHost, SshRunner};
 use runners::{CommandManagedRuntimeRunner, SecretText, Shell};
+use sha2::Digest as _;
 use support::{Sshd, sshd_is_here};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -29,7 +30,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel::http2::{Http2, Http2Options};
-use tunnel::launch::{GatewayProgram, GatewayToken, Launcher, SessionName};
+use tunnel::launch::{ChangeFault, GatewayProgram, GatewayToken, Launcher, SessionName, SharedToken};
 use tunnel::{
     AgentMessage, AgentStream, Callbacks, Listening, MessageBody, Status, StatusReporter, Tunnel, TunnelEnd,
 };
@@ -98,6 +99,7 @@ impl Callbacks for Echo {
 struct World {
     home: tempfile::TempDir,
     hanging: Arc<AtomicUsize>,
+    token: SharedToken,
     status: watch::Receiver<Status>,
     stop: CancellationToken,
     serving: JoinHandle<TunnelEnd>,
@@ -116,8 +118,8 @@ impl World {
     /// A target whose cache is `home`'s.
     fn on(runner: Arc<dyn CommandManagedRuntimeRunner>, home: tempfile::TempDir, port: Option<u16>) -> Self {
         let launcher = Launcher::new(runner, Shell::Sh, gateway());
-        let token = GatewayToken::from_text(SecretText::new(TOKEN));
-        let mut options = Http2Options::new(SessionName::new("s1").unwrap(), token);
+        let token = SharedToken::from(GatewayToken::from_text(SecretText::new(TOKEN)));
+        let mut options = Http2Options::new(SessionName::new("s1").unwrap(), token.clone());
         options.port = port;
         let (reporter, status) = StatusReporter::new();
         let stop = CancellationToken::new();
@@ -126,6 +128,7 @@ impl World {
         Self {
             home,
             hanging: Arc::clone(&echo.hanging),
+            token,
             status,
             serving: tokio::spawn(tunnel.serve(echo, reporter, stop.clone())),
             stop,
@@ -244,6 +247,71 @@ async fn a_killed_gateway_comes_back_on_its_port() {
 
     world.stop.cancel();
     world.end().await;
+}
+
+/// The status of a call with this token; 0 where nobody answers.
+async fn status(port: u16, token: &str) -> u16 {
+    let answer = ask(port, &post("/x", "").replace(TOKEN, token)).await;
+    let answer = answer.unwrap_or_default();
+    answer
+        .split(' ')
+        .nth(1)
+        .and_then(|code| code.parse().ok())
+        .unwrap_or_default()
+}
+
+#[tokio::test]
+async fn a_running_gateway_takes_another_token_and_so_does_the_next_one() {
+    let mut world = World::new(None);
+    let port = world.port().await;
+    let file = world.home.path().join(".cache/paperclip-bridge/token-s1");
+    let digest = |token: &str| -> [u8; 32] { sha2::Sha256::digest(token).into() };
+
+    let first = world.pid();
+    for (before, token) in [(TOKEN, "second"), ("second", "third")] {
+        world.token.change(digest(token)).await.unwrap();
+        assert_eq!(
+            (status(port, before).await, status(port, token).await),
+            (401, 200)
+        );
+    }
+    assert_eq!(world.pid(), first);
+    // What is not for this gateway, or nothing at all, changes nothing.
+    std::fs::write(&file, format!("{} {}\n", "0".repeat(32), "0".repeat(64))).unwrap();
+    assert_eq!(status(port, "third").await, 200);
+    std::fs::remove_file(&file).unwrap();
+    assert_eq!(status(port, "third").await, 200);
+    assert!(matches!(
+        world.token.change(digest("fourth")).await,
+        Err(ChangeFault::NotFollowed)
+    ));
+    let killed = Command::new("kill")
+        .args(["-s", "KILL", &first.to_string()])
+        .status();
+    assert!(killed.unwrap().success());
+    let started = Instant::now();
+    while [first, 0].contains(&world.pid()) || status(port, "third").await != 200 {
+        assert!(started.elapsed() < LIMIT, "it does not come back");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+
+    assert_eq!(
+        (status(port, TOKEN).await, status(port, "second").await),
+        (401, 401)
+    );
+    world.token.change(digest("fourth")).await.unwrap();
+    assert_eq!(
+        (status(port, "third").await, status(port, "fourth").await),
+        (401, 200)
+    );
+    world.stop.cancel();
+    let home = world.home.path().to_owned();
+    let end = tokio::time::timeout(LIMIT, &mut world.serving)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(matches!(end, TunnelEnd::Stopped), "{end:?}");
+    assert!(!file.exists(), "{file:?} is left in {home:?}");
 }
 
 #[tokio::test]

@@ -25,6 +25,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel::ladder::LadderReport;
+use tunnel::launch::SharedToken;
 use tunnel::queue::{Journal, LeaveQueue, QueuePlace};
 use tunnel::{Listening, ProcessPlace, Status, StatusReporter, Tunnel, TunnelEnd};
 
@@ -316,6 +317,7 @@ impl App {
             queue,
             leave,
             process,
+            token: gateway_token,
         } = placing::ladder(request, runner, reach, identity, &journal, &self.providers)?;
         let report = ladder.report();
         let identities = request.identities(identity.run_id(&request.run_id));
@@ -366,6 +368,7 @@ impl App {
             queue,
             leave,
             process,
+            gateway_token,
             status,
             serving,
         })
@@ -393,6 +396,8 @@ struct Begun {
     leave: LeaveQueue,
     /// What a successor would have to end there.
     process: ProcessPlace,
+    /// What its gateway holds, where it has one.
+    gateway_token: SharedToken,
     status: watch::Receiver<Status>,
     serving: Serving,
 }
@@ -411,6 +416,7 @@ impl Ground {
             queue,
             leave,
             process,
+            gateway_token,
             status,
             serving,
         } = begun;
@@ -447,6 +453,7 @@ impl Ground {
                 lease,
                 leave,
             },
+            gateway_token,
             session,
             reach: self.reach,
             state: self.state,

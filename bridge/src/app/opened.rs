@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tunnel::ladder::Attempt;
+use tunnel::launch::{ChangeFault, SharedToken};
 use tunnel::queue::LeaveQueue;
 use tunnel::{Listening, ProcessPlace, Status, TunnelEnd};
 use uuid::Uuid;
@@ -57,6 +58,7 @@ pub struct OpenSession {
     /// Told of every change of the tunnel.
     pub status: watch::Receiver<Status>,
     pub(super) left: WhatIsLeft,
+    pub(super) gateway_token: SharedToken,
     pub(super) session: Arc<Session>,
     pub(super) reach: Reach,
     pub(super) state: Option<StateFolder>,
@@ -188,10 +190,26 @@ impl OpenSession {
         &self.session
     }
 
-    /// Whether another token can take the place of the first one: a gateway in the sandbox knows the one that it was
-    /// started with, and no other.
+    /// Whether another token can take the place of the first one: a peer's script in the sandbox needs the text of the one
+    /// that it was started with, and knows no other.
     pub(crate) fn can_take_token(&self) -> bool {
-        !matches!(self.tunnel, "http2_v1" | placing::QUEUE)
+        self.left.gateway != Some(LeftGateway::Script)
+    }
+
+    /// Has a gateway of ours on the target take this token in place of the one that it holds. Nothing to be done without one.
+    ///
+    /// # Errors
+    ///
+    /// [`ChangeFault`]: which one holds now.
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`SharedToken::change`].
+    pub(crate) async fn gateway_takes(&self, digest: TokenDigest) -> Result<(), ChangeFault> {
+        match self.left.gateway {
+            Some(LeftGateway::Own) => self.gateway_token.change(digest.to_bytes()).await,
+            Some(LeftGateway::Script) | None => Ok(()),
+        }
     }
 
     /// What the agent shows for a token that is about to become the session's.

@@ -4,6 +4,7 @@ use axum::Json;
 use axum::response::{IntoResponse, Response};
 use http::{HeaderValue, StatusCode, header};
 use serde::{Deserialize, Serialize};
+use tunnel::launch::ChangeFault;
 use utoipa::ToSchema;
 
 use crate::daemon::{CreateError, Mistake, NotOpened, RotateError};
@@ -126,11 +127,20 @@ impl From<NotOpened> for Problem {
 
 impl From<RotateError> for Problem {
     fn from(error: RotateError) -> Self {
-        let code = match error {
-            RotateError::NotOpen(_) => "session_not_open",
-            RotateError::Gateway(_) => "token_kept_by_gateway",
-            RotateError::Failed(_) => "failed",
+        let (status, code) = match &error {
+            RotateError::NotOpen(_) => (StatusCode::CONFLICT, "session_not_open"),
+            RotateError::Script(_) | RotateError::Gateway(ChangeFault::NotFollowed) => {
+                (StatusCode::CONFLICT, "token_kept_by_gateway")
+            }
+            RotateError::NotOurs | RotateError::Gateway(ChangeFault::TakenOver(_)) => {
+                (StatusCode::CONFLICT, "taken_over")
+            }
+            RotateError::Gateway(ChangeFault::Unchanged(_)) => {
+                (StatusCode::BAD_GATEWAY, "target_unreachable")
+            }
+            RotateError::Gateway(_) => (StatusCode::BAD_GATEWAY, "token_uncertain"),
+            RotateError::Failed(_) => (StatusCode::CONFLICT, "failed"),
         };
-        Self::new(StatusCode::CONFLICT, code, error.to_string())
+        Self::new(status, code, error.to_string())
     }
 }

@@ -204,12 +204,16 @@ pub(crate) async fn revoked(daemon: &Daemon, entry: &Entry) -> SessionShown {
 const CUTTING: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// Gives a session another token; the one before is void from now on.
+///
+/// Over `http2_v1` and `queue_v1` the gateway on the target is told first. Where it is not known whether it was, none of both
+/// tokens may hold: rotate again.
 #[utoipa::path(
     post, path = "/v1/sessions/{id}/rotate", tag = "sessions", params(("id" = Uuid, Path, description = "The session.")),
     responses(
         (status = 200, description = "The new token, shown this once.", body = Rotated),
         (status = 404, description = "There is none of this name.", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It is not open, or its gateway knows the first token only.", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It is not open, its gateway knows the first token only (`token_kept_by_gateway`), or another daemon may have it; the token before holds on.", body = Problem, content_type = "application/problem+json"),
+        (status = 502, description = "The target did not answer. `target_unreachable`: the token before holds on. `token_uncertain`: it may be void, so rotate again.", body = Problem, content_type = "application/problem+json"),
     )
 )]
 pub(super) async fn rotate(

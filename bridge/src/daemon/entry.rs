@@ -11,6 +11,7 @@ use policy::TokenDigest;
 use runners::CommandManagedRuntimeRunner;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::Instant;
+use tunnel::launch::ChangeFault;
 use uuid::Uuid;
 
 use super::asked::Kept;
@@ -46,11 +47,18 @@ pub(crate) enum RotateError {
     /// It is being opened, or is over.
     #[error("a session that is {} has no token to change", .0.name())]
     NotOpen(SessionState),
-    /// Its gateway knows the first one only.
+    /// Its gateway is a script.
     #[error(
-        "the gateway of a session over {0} knows the token that it was started with; revoke this session and make a new one"
+        "the gateway of this session over {0} is a script, which knows only the token that it was started with; revoke \
+         the session and make a new one"
     )]
-    Gateway(&'static str),
+    Script(&'static str),
+    /// Its gateway did not take it.
+    #[error(transparent)]
+    Gateway(#[from] ChangeFault),
+    /// Another daemon may serve it.
+    #[error("another daemon may have the session by now, so its token is not changed here")]
+    NotOurs,
     /// There is none to be had.
     #[error("{0}")]
     Failed(String),
@@ -432,7 +440,7 @@ impl Entry {
     ///
     /// # Errors
     ///
-    /// [`RotateError`]; the token before holds on.
+    /// [`RotateError`]; the token before holds on, unless [`ChangeFault::Uncertain`] says otherwise.
     pub(crate) async fn rotate(&self) -> Result<String, RotateError> {
         let over = || RotateError::NotOpen(self.state());
         if self.facts.get().is_none() {

@@ -169,7 +169,12 @@ impl Life {
                 }
                 order = self.entry.next_order() => match order {
                     Order::Rotate(answer) => {
-                        let rotated = Box::pin(self.rotate(session, &mut token)).await;
+                        // A target that does not answer must not keep it from being ended.
+                        let rotated = tokio::select! {
+                            biased;
+                            ending = wished(&mut ending) => return (ending, token),
+                            rotated = Box::pin(self.rotate(session, &mut token)) => rotated,
+                        };
                         // It holds all the same: whoever asked can ask again.
                         let _told = answer.send(rotated);
                     }
@@ -218,7 +223,10 @@ impl Life {
         token: &mut Option<TokenDigest>,
     ) -> Result<String, RotateError> {
         if !session.can_take_token() {
-            return Err(RotateError::Gateway(session.tunnel));
+            return Err(RotateError::Script(session.tunnel));
+        }
+        if session.session().is_ours().is_err() {
+            return Err(RotateError::NotOurs);
         }
         let fresh = fresh_token().map_err(RotateError::Failed)?;
         let shown = session
@@ -226,6 +234,8 @@ impl Life {
             .await
             .map_err(|error| RotateError::Failed(error.to_string()))?;
         let digest = fresh.digest();
+        // First, so that nothing here holds a token that the gateway refuses. No waiting from here until it holds.
+        session.gateway_takes(digest).await?;
         self.events.token_of(self.entry.id(), digest);
         session.session().takes_token(digest);
         self.entry.takes_token(digest);

@@ -16,7 +16,7 @@ use runners::{CommandManagedRuntimeRunner, SecretText, Shell};
 use tokio_util::sync::CancellationToken;
 use tunnel::http2::{Http2, Http2Options};
 use tunnel::ladder::Ladder;
-use tunnel::launch::{GatewayProgram, GatewayToken, Launcher, SessionName};
+use tunnel::launch::{GatewayProgram, GatewayToken, Launcher, SessionName, SharedToken};
 use tunnel::local::Local;
 use tunnel::queue::{Bodies, Journal, LeaveQueue, Queue, QueueOptions, QueuePlace};
 use tunnel::ssh_reverse::{Bind, EarlierLife, SshReverse, SshReverseOptions};
@@ -53,6 +53,8 @@ pub(crate) struct Placed {
     pub(crate) leave: LeaveQueue,
     /// Told what a successor would have to end on the target.
     pub(crate) process: ProcessPlace,
+    /// What a gateway is started with, and can be changed while it runs.
+    pub(crate) token: SharedToken,
 }
 
 /// The tunnels that may be taken, best first.
@@ -116,6 +118,7 @@ pub(crate) fn ladder(
         queue: tunnels.queue_place,
         leave: tunnels.leave,
         process: tunnels.process,
+        token: tunnels.token,
     })
 }
 
@@ -178,6 +181,7 @@ struct Tunnels<'a> {
     queue_place: QueuePlace,
     leave: LeaveQueue,
     process: ProcessPlace,
+    token: SharedToken,
 }
 
 impl<'a> Tunnels<'a> {
@@ -197,6 +201,7 @@ impl<'a> Tunnels<'a> {
             queue_place: QueuePlace::default(),
             leave: LeaveQueue::default(),
             process: ProcessPlace::default(),
+            token: token(identity).into(),
         }
     }
 
@@ -268,7 +273,7 @@ impl<'a> Tunnels<'a> {
             streams: self.request.streams,
             // Its agent knows no other.
             port: self.identity.port(),
-            ..Http2Options::new(self.name()?, self.token())
+            ..Http2Options::new(self.name()?, self.token.clone())
         };
         Ok(Box::new(Http2::new(launcher, options)))
     }
@@ -278,7 +283,7 @@ impl<'a> Tunnels<'a> {
             return Ok(Box::new(no_gateway(QUEUE)));
         };
         let max_body = usize::try_from(self.request.limits.max_body).unwrap_or(usize::MAX);
-        let mut options = QueueOptions::new(self.name()?, self.token(), max_body);
+        let mut options = QueueOptions::new(self.name()?, self.token.clone(), max_body);
         options.place = Arc::clone(&self.queue_place);
         options.leave = Arc::clone(&self.leave);
         options.again = self.returns().is_some();
@@ -331,12 +336,12 @@ impl<'a> Tunnels<'a> {
         SessionName::new(self.identity.session.to_string())
             .map_err(|fault| OpenError::Configuration(fault.to_string()))
     }
+}
 
-    fn token(&self) -> GatewayToken {
-        match &self.identity.token {
-            Some(token) => GatewayToken::from_text(SecretText::new(token.expose())),
-            None => GatewayToken::from_digest(self.identity.digest.to_bytes()),
-        }
+fn token(identity: &Identity) -> GatewayToken {
+    match &identity.token {
+        Some(token) => GatewayToken::from_text(SecretText::new(token.expose())),
+        None => GatewayToken::from_digest(identity.digest.to_bytes()),
     }
 }
 

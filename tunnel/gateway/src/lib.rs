@@ -5,6 +5,7 @@
 
 pub mod settings;
 pub mod token;
+mod token_file;
 pub mod caller;
 pub mod headers;
 pub mod answers;
@@ -36,11 +37,12 @@ pub fn run(environment: &Environment) -> ExitCode {
             .enable_time()
             .build()
             .map_err(|error| format!("cannot start: {error}"))?;
-        let ended = runtime.block_on(serve(Arc::new(settings)));
+        let ended = runtime.block_on(serve(settings));
         // A thread that waits for a terminal's next line must not hold up the end.
         runtime.shutdown_background();
         ended
     });
+    token_file::remove(environment);
     record::remove(environment);
     match carried {
         Ok(()) => ExitCode::SUCCESS,
@@ -51,10 +53,12 @@ pub fn run(environment: &Environment) -> ExitCode {
     }
 }
 
-async fn serve(settings: Arc<Settings>) -> Result<(), String> {
+async fn serve(settings: Settings) -> Result<(), String> {
     let listener = TcpListener::bind(settings.address)
         .await
         .map_err(|error| not_listening(settings.address, &error))?;
+    // Only now: a gateway that cannot listen must not touch the file of the one that does.
+    let settings = Arc::new(settings.following());
     match settings.mode {
         Mode::Http2 => http2::serve(listener, settings).await,
         Mode::Queue => queue::serve(listener, settings).await,

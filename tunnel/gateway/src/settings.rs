@@ -11,6 +11,7 @@ use std::time::Duration;
 use wire::limits;
 use wire::names::{mode, variable};
 
+use crate::diagnostics::say;
 use crate::token::TokenCheck;
 
 /// The variables of the environment that are text.
@@ -43,6 +44,8 @@ pub struct Settings {
     pub mode: Mode,
     /// Knows the bridge token.
     pub token: TokenCheck,
+    /// The file by which another token comes, if it may.
+    pub token_file: Option<PathBuf>,
     /// The address to listen on, as it was spelled.
     pub host: String,
     /// … and as it was read.
@@ -109,6 +112,9 @@ impl Settings {
             role,
             mode,
             token,
+            token_file: get(variable::TOKEN_FILE)
+                .filter(|_| role == Role::Ours)
+                .map(PathBuf::from),
             host: host.to_owned(),
             address,
             nonce: get(variable::NONCE).unwrap_or_default().to_owned(),
@@ -125,6 +131,27 @@ impl Settings {
                 (Role::Peer, None) => None,
             },
         })
+    }
+}
+
+impl Settings {
+    /// The same, from now on with the token that its file says, where it has one and that can be made. Without it the first
+    /// token holds to the end: whoever would change it sees that there is no file.
+    #[must_use]
+    pub fn following(self) -> Self {
+        let Some(path) = &self.token_file else {
+            return self;
+        };
+        match self.token.following(path.clone(), &self.nonce) {
+            Ok(token) => Self { token, ..self },
+            Err(error) => {
+                say(format!(
+                    "the token cannot be changed: {}: {error}",
+                    path.display()
+                ));
+                self
+            }
+        }
     }
 }
 

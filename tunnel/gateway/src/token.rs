@@ -1,20 +1,27 @@
 //! Whether a caller holds the bridge token.
 //!
 //! Here: the comparison, over SHA-256 of both sides, so that it takes the same time whatever differs and so that the
-//! token itself need not be known. Not here: how a refusal is worded.
+//! token itself need not be known. Not here: how a refusal is worded, how another token comes (`token_file.rs`).
 
 use std::fmt;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use http::{HeaderMap, header};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use crate::settings::Role;
+use crate::token_file::TokenFile;
 
 /// Knows the token by its digest only.
 #[derive(Clone)]
 pub struct TokenCheck {
+    /// Of the token that holds from the start.
     digest: [u8; 32],
+    /// Says which one holds now.
+    file: Option<Arc<TokenFile>>,
 }
 
 impl fmt::Debug for TokenCheck {
@@ -29,27 +36,35 @@ impl TokenCheck {
     pub fn of_text(token: &str) -> Self {
         Self {
             digest: Sha256::digest(token.as_bytes()).into(),
+            file: None,
         }
     }
 
     /// Of 64 hexadecimal digits; `None` if they are not.
     #[must_use]
     pub fn of_digest(hex: &str) -> Option<Self> {
-        let mut digest = [0; 32];
-        let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
-        if pairs.len() != digest.len() || !rest.is_empty() {
-            return None;
-        }
-        for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
-            let value = char::from(*high).to_digit(16)? << 4 | char::from(*low).to_digit(16)?;
-            *byte = u8::try_from(value).ok()?;
-        }
-        Some(Self { digest })
+        digest_of(hex).map(|digest| Self { digest, file: None })
+    }
+
+    /// The same, taking from now on what the file at `path` says; the file is made.
+    ///
+    /// - `start`: marks what there is meant for this gateway.
+    ///
+    /// # Errors
+    ///
+    /// That of making it.
+    pub fn following(&self, path: PathBuf, start: &str) -> io::Result<Self> {
+        let file = TokenFile::make(path, start, self.digest)?;
+        Ok(Self {
+            file: Some(Arc::new(file)),
+            ..self.clone()
+        })
     }
 
     fn is(&self, token: &[u8]) -> bool {
+        let holds = self.file.as_ref().map_or(self.digest, |file| file.digest());
         let digest: [u8; 32] = Sha256::digest(token).into();
-        digest.ct_eq(&self.digest).into()
+        digest.ct_eq(&holds).into()
     }
 
     /// Whether these headers carry the token.
@@ -70,6 +85,20 @@ impl TokenCheck {
             Role::Ours => second.is_none() && scheme.eq_ignore_ascii_case(b"Bearer ") && self.is(token),
         }
     }
+}
+
+/// Reads 64 hexadecimal digits; `None` if they are not.
+pub(crate) fn digest_of(hex: &str) -> Option<[u8; 32]> {
+    let mut digest = [0; 32];
+    let (pairs, rest) = hex.as_bytes().as_chunks::<2>();
+    if pairs.len() != digest.len() || !rest.is_empty() {
+        return None;
+    }
+    for (byte, [high, low]) in digest.iter_mut().zip(pairs) {
+        let value = char::from(*high).to_digit(16)? << 4 | char::from(*low).to_digit(16)?;
+        *byte = u8::try_from(value).ok()?;
+    }
+    Some(digest)
 }
 
 #[cfg(test)]

@@ -25,13 +25,15 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::launch::{
-    Ended, GatewayEnvironment, GatewayToken, Installed, LaunchFault, Launcher, SessionName, random_name,
+    Ended, Following, GatewayEnvironment, GatewayKind, Installed, LaunchFault, Launcher, SessionName,
+    SharedToken, random_name,
 };
 use crate::listeners::Exposure;
 use crate::{Callbacks, Listening, Status, StatusReporter, Tunnel, TunnelEnd};
 use channel::Channel;
 use handshake::{Established, HandshakeFault, establish};
 use serve::{Limits, ServeEnd};
+use wire::names::variable;
 
 pub(crate) use body::TimedBody;
 pub use given::{GivenHttp2, GivenOptions};
@@ -61,7 +63,7 @@ pub struct Http2Options {
     /// The session's name on the target.
     pub session: SessionName,
     /// What agents must show.
-    pub token: GatewayToken,
+    pub token: SharedToken,
     /// Largest body in bytes; told to the gateway.
     pub max_body: u64,
     /// Streams at the same time; `None`: 256 for our own gateway and 4 for a script.
@@ -75,10 +77,10 @@ pub struct Http2Options {
 impl Http2Options {
     /// The usual limits: bodies of 10 MiB and 64 KiB, ten seconds to become ready, any port.
     #[must_use]
-    pub fn new(session: SessionName, token: GatewayToken) -> Self {
+    pub fn new(session: SessionName, token: impl Into<SharedToken>) -> Self {
         Self {
             session,
-            token,
+            token: token.into(),
             max_body: wire::limits::DEFAULT_MAX_BODY,
             streams: None,
             ready_timeout: Duration::from_secs(10),
@@ -142,7 +144,7 @@ impl Tunnel for Http2 {
 #[doc(hidden)]
 pub async fn serve_stream(
     stream: Box<dyn runners::runner::DuplexStream>,
-    kind: crate::launch::GatewayKind,
+    kind: GatewayKind,
     nonce: &str,
     listening: Listening,
     callbacks: Arc<dyn Callbacks>,
@@ -296,8 +298,23 @@ impl Http2 {
         let options = &self.options;
         let nonce = random_name().map_err(OpenFault::Launch)?;
         let kind = self.launcher.kind();
-        let environment = GatewayEnvironment::http2(kind, &options.token, port, &nonce, options.max_body)
+        // Until it is ready: another token meanwhile would be taken by neither this gateway nor the one before.
+        let mut held = options.token.held().await;
+        let mut environment = GatewayEnvironment::http2(kind, &held.token, port, &nonce, options.max_body)
             .map_err(OpenFault::Launch)?;
+        held.gateway = None;
+        if kind == GatewayKind::Binary {
+            let file = installed.token_file(&options.session);
+            environment
+                .set(variable::TOKEN_FILE, file.as_str())
+                .map_err(OpenFault::Launch)?;
+            held.gateway = Some(Following {
+                launcher: self.launcher.clone(),
+                file,
+                start: Some(nonce.clone()),
+                fence: None,
+            });
+        }
         let duplex = self
             .launcher
             .open(installed, &options.session, &environment)

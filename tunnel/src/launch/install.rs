@@ -56,6 +56,11 @@ impl Installed {
     pub(crate) fn record(&self, name: &SessionName) -> String {
         format!("{}/run-{}", self.folder, name.as_str())
     }
+
+    /// Where a session's gateway on a byte stream finds another token; the end of its record removes it, too.
+    pub(crate) fn token_file(&self, name: &SessionName) -> String {
+        format!("{}/token-{}", self.folder, name.as_str())
+    }
 }
 
 /// One thing that a script said.
@@ -216,16 +221,8 @@ impl Launcher {
         stdin: Input,
         limit: Duration,
     ) -> Result<ExecutionResult, LaunchFault> {
-        let mut execution = Execution::new(self.shell.program(), self.shell.script_args(script));
-        execution.stdin = stdin;
-        execution.timeout = Some(limit);
-        execution.keep_output = OUTPUT_LIMIT_BYTES;
-        execution
-            .env
-            .insert("PAPERCLIP_SANDBOX_EXEC_CHANNEL".to_owned(), "bridge".to_owned());
         let result = self
-            .runner
-            .execute(execution)
+            .execute(script, stdin, limit)
             .await
             .map_err(|error| LaunchFault::running(&error))?;
         if result.timed_out {
@@ -234,6 +231,23 @@ impl Launcher {
             )));
         }
         Ok(result)
+    }
+
+    /// The same with the runner's own word for what went wrong.
+    pub(super) async fn execute(
+        &self,
+        script: String,
+        stdin: Input,
+        limit: Duration,
+    ) -> Result<ExecutionResult, RunnerError> {
+        let mut execution = Execution::new(self.shell.program(), self.shell.script_args(script));
+        execution.stdin = stdin;
+        execution.timeout = Some(limit);
+        execution.keep_output = OUTPUT_LIMIT_BYTES;
+        execution
+            .env
+            .insert("PAPERCLIP_SANDBOX_EXEC_CHANNEL".to_owned(), "bridge".to_owned());
+        self.runner.execute(execution).await
     }
 }
 

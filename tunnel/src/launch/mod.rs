@@ -1,14 +1,15 @@
 //! A gateway's way into a sandbox: its program is put there once, and started without a secret in any argv.
 //!
 //! Here: [`Launcher`] and what it is given. In `install` the program's place on the target, in `start` how it is run
-//! and ended again, in `environment` the variables it is given, in `scripts` all shell text. Not here: what a gateway
-//! says once it runs. Read next: `install`.
+//! and ended again, in `token` how it takes another token, in `environment` the variables it is given, in `scripts` all
+//! shell text. Not here: what a gateway says once it runs. Read next: `install`.
 
 mod environment;
 mod fault;
 mod install;
 mod scripts;
 mod start;
+mod token;
 
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,8 @@ pub use fault::LaunchFault;
 pub use install::Installed;
 pub(crate) use install::random_name;
 pub use start::{DetachedGateway, Ended, StartCommand};
+pub(crate) use token::Following;
+pub use token::{ChangeFault, SharedToken};
 
 /// What `uname -sm` says where our own binary runs.
 pub const PLATFORM: &str = "Linux x86_64";
@@ -164,7 +167,7 @@ impl Launcher {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(crate) fn hex(bytes: &[u8]) -> String {
     use fmt::Write as _;
     bytes.iter().fold(String::new(), |mut text, byte| {
         // Writing to a string cannot fail.

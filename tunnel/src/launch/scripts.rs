@@ -66,18 +66,18 @@ const PROCESS: &str = "stat() { s=; { IFS= read -r s </proc/$1/stat; } 2>/dev/nu
 
 /// Removes from a folder what nobody uses any more: records of gateways that are gone, unless a queue's host goes by
 /// them, and what was not touched for 30 days: queues without a gateway and, while no gateway runs here, programs and
-/// what broken uploads left. At most 16 programs at a time.
+/// what broken uploads left. At most 16 programs at a time. The token's file goes with the record.
 const SWEEP: &str = "old() { [ -e \"$1\" ] && [ -z \"$(find \"$1\" -maxdepth 2 -mtime -30 2>/dev/null || echo x)\" ]; }; \
                      sweep() { live=0; for x in \"$1\"/run-*; do [ -f \"$x\" ] || continue; a=; b=; \
                      IFS=\" \" read -r a b <\"$x\"; q=$1/q-${x##*/run-}; \
                      if [ \"$a\" -gt 1 ] 2>/dev/null && [ \"$b\" -gt 0 ] 2>/dev/null; then \
                      if same; then live=1; elif [ -e \"$q\" ]; then if old \"$q\"; then rm -rf \"$q\"; rm -f \"$x\"; fi; \
-                     else rm -f \"$x\"; fi; elif old \"$x\"; then rm -f \"$x\"; fi; done; \
+                     else rm -f \"$x\" \"$1/token-${x##*/run-}\"; fi; elif old \"$x\"; then rm -f \"$x\"; fi; done; \
                      for x in \"$1\"/q-*; do if [ -e \"$1/run-${x##*/q-}\" ]; then continue; fi; \
                      if old \"$x\"; then rm -rf \"$x\"; fi; done; \
                      if [ $live -eq 1 ]; then return 0; fi; m=0; \
-                     for x in \"$1\"/gateway-* \"$1\"/*/paperclip-bridge-server.mjs \"$1\"/.upload-* \"$1\"/.lock-*; do \
-                     if [ \"$x\" = \"$1/$f\" ] || [ $m -ge 16 ]; then continue; fi; \
+                     for x in \"$1\"/gateway-* \"$1\"/*/paperclip-bridge-server.mjs \"$1\"/.upload-* \"$1\"/.lock-* \
+                     \"$1\"/token-*; do if [ \"$x\" = \"$1/$f\" ] || [ $m -ge 16 ]; then continue; fi; \
                      if old \"$x\"; then m=$((m+1)); rm -rf \"$x\"; \
                      case $x in */paperclip-bridge-server.mjs) rmdir \"${x%/*}\";; esac; fi; done; } 2>/dev/null; ";
 
@@ -197,10 +197,37 @@ pub(super) fn start_detached(record: &str, command: &str, log: &str, grace_steps
     )
 }
 
+/// Puts a line into the file by which a gateway takes another token, in the place of the one that is expected there, and
+/// says what stands there where that is another. Both lines come over stdin. Nothing is done where a later owner of the
+/// queue has been there: a number of at most 18 digits.
+///
+/// - `fence`: the queue's directory, and the number of who asks.
+pub(super) fn change_token(file: &str, fence: Option<(&str, u64)>) -> String {
+    let behind = fence.map_or_else(String::new, |(directory, fence)| {
+        format!(
+            "q={}; b=; if [ -L \"$q/fence\" ]; then :; elif [ -f \"$q/fence\" ]; then read -r b x <\"$q/fence\"; fi; \
+             case $b in ???????????????????*) b=;; esac; \
+             if [ \"$b\" -gt {fence} ] 2>/dev/null; then echo \"{MARK}behind $b\"; exit 0; fi; ",
+            quote(directory)
+        )
+    });
+    format!(
+        "unset CDPATH; umask 077; t={}; IFS= read -r o && IFS= read -r n || exit 125; {behind}\
+         l=; if [ -L \"$t\" ]; then :; elif [ -f \"$t\" ]; then IFS= read -r l <\"$t\"; fi; \
+         if [ \"$l\" = \"\" ]; then echo \"{MARK}none\"; \
+         elif [ \"$l\" = \"$n\" ]; then echo \"{MARK}taken\"; \
+         elif [ \"$l\" = \"$o\" ]; then p=$t.$$; rm -rf \"$p\"; \
+         if {{ echo \"$n\" >\"$p\" && mv -f \"$p\" \"$t\"; }} 2>/dev/null; then echo \"{MARK}taken\"; \
+         else rm -f \"$p\"; echo \"{MARK}failed\"; fi; \
+         else echo \"{MARK}other $l\"; fi",
+        quote(file)
+    )
+}
+
 /// Ends the gateway of a record, if it is still there, and removes the record.
 pub(super) fn end(record: &str, grace_steps: u32) -> String {
     format!(
-        "unset CDPATH; r={}; {}if [ $left -eq 0 ]; then rm -f \"$r\"; echo \"{MARK}ended ${{i:--}}\"; \
+        "unset CDPATH; r={}; {}if [ $left -eq 0 ]; then rm -f \"$r\" \"${{r%/run-*}}/token-${{r##*/run-}}\"; echo \"{MARK}ended ${{i:--}}\"; \
          else echo \"{MARK}left $a\"; fi",
         quote(record),
         ending(grace_steps)

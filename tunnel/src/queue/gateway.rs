@@ -8,15 +8,17 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use runners::shell::quote;
-use runners::{Execution, RunnerError};
+use runners::{Execution, Input, RunnerError};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use super::channel::fence_word;
 use super::{QueueOptions, TAKEN_OVER};
 use crate::launch::{
-    Ended, GatewayEnvironment, Installed, LaunchFault, Launcher, QueueVariables, SessionName,
+    Ended, Following, GatewayEnvironment, GatewayKind, GatewayToken, Installed, LaunchFault, Launcher,
+    QueueVariables, SessionName, SharedToken, hex, random_name,
 };
+use wire::names::variable;
 
 /// What our lines on stdout begin with: a login shell may print others.
 const MARK: &str = "pcb-queue ";
@@ -36,7 +38,7 @@ pub(super) struct GatewayLife {
     installed: Installed,
     name: SessionName,
     environment: QueueVariables,
-    token: crate::launch::GatewayToken,
+    token: SharedToken,
     fence: Option<u64>,
     executions: Arc<AtomicU64>,
 }
@@ -118,6 +120,11 @@ impl GatewayLife {
         &self.environment.directory
     }
 
+    /// The file that says which token a gateway of ours holds.
+    fn token_file(&self) -> String {
+        format!("{}/token", self.directory())
+    }
+
     /// The file that names the gateway's process.
     pub(super) fn record(&self) -> String {
         self.installed.record(&self.name)
@@ -126,10 +133,7 @@ impl GatewayLife {
     /// Finds the gateway of an earlier host of this session, or starts one in an empty directory.
     pub(super) async fn begin(&mut self) -> Result<u16, GatewayFault> {
         let wanted = self.environment.port;
-        let port = match self.look(true).await? {
-            Look::Alive(port) => port,
-            Look::Nothing => self.start(wanted).await?,
-        };
+        let port = self.alive_or_started(true).await?;
         if wanted != 0 && port != wanted {
             return Err(GatewayFault::OtherPort(wanted));
         }
@@ -140,22 +144,40 @@ impl GatewayLife {
     /// Makes sure that it lives, on the same port; what waits in the directory stays.
     pub(super) async fn revive(&self) -> Result<(), GatewayFault> {
         let port = self.environment.port;
-        let now = match self.look(false).await? {
-            Look::Alive(now) => now,
-            Look::Nothing => self.start(port).await?,
-        };
-        if now == port {
+        if self.alive_or_started(false).await? == port {
             return Ok(());
         }
         Err(GatewayFault::OtherPort(port))
     }
 
-    async fn start(&self, port: u16) -> Result<u16, GatewayFault> {
-        let variables = QueueVariables {
-            port,
-            ..self.environment.clone()
+    /// Where it listens. Until that is known it takes no other token: that would be lost between two gateways.
+    async fn alive_or_started(&self, empty: bool) -> Result<u16, GatewayFault> {
+        let mut held = self.token.held().await;
+        held.gateway = None;
+        let (port, start) = match self.look(empty, &held.token).await? {
+            Look::Alive(port) => (port, None),
+            Look::Nothing => {
+                let start = random_name()?;
+                (self.start(&held.token, &start).await?, Some(start))
+            }
         };
-        let environment = GatewayEnvironment::queue(self.launcher.kind(), &self.token, &variables)?;
+        held.gateway = (self.launcher.kind() == GatewayKind::Binary).then(|| Following {
+            launcher: self.launcher.clone(),
+            file: self.token_file(),
+            start,
+            fence: self.fence.map(|fence| (self.directory().to_owned(), fence)),
+        });
+        Ok(port)
+    }
+
+    /// - `start`: the file of its token marks with it what is meant for this gateway.
+    async fn start(&self, token: &GatewayToken, start: &str) -> Result<u16, GatewayFault> {
+        let (port, kind) = (self.environment.port, self.launcher.kind());
+        let mut environment = GatewayEnvironment::queue(kind, token, &self.environment)?;
+        if kind == GatewayKind::Binary {
+            environment.set(variable::NONCE, start)?;
+            environment.set(variable::TOKEN_FILE, self.token_file())?;
+        }
         self.count();
         let log = format!("{}/logs/bridge.log", self.directory());
         let started = self
@@ -171,7 +193,7 @@ impl GatewayLife {
             quote(self.directory()),
             pid = started.pid,
         );
-        let (word, rest) = self.run(script, EXECUTION_LIMIT).await?;
+        let (word, rest) = self.run(script, Input::None, EXECUTION_LIMIT).await?;
         match word.as_str() {
             "ready" => ready_port(&rest),
             "died" if port != 0 && rest.to_ascii_lowercase().contains("in use") => {
@@ -182,16 +204,19 @@ impl GatewayLife {
         }
     }
 
-    /// Whether this session's gateway lives there. If not, prepares the directory: emptied, or as it is. Nothing of it where
-    /// a later owner has been there; else the directory says that this one was.
-    async fn look(&self, empty: bool) -> Result<Look, GatewayFault> {
+    /// Whether this session's gateway lives there, with this token. If not, prepares the directory: emptied, or as it is.
+    /// Nothing of it where a later owner has been there; else the directory says that this one was.
+    ///
+    /// Which token a gateway holds is said by the file of its token, which another one may have come by since, and where it
+    /// has none by the stamp of its beginning.
+    async fn look(&self, empty: bool, token: &GatewayToken) -> Result<Look, GatewayFault> {
         let clear = if empty {
             "rm -rf \"$q\"; "
         } else {
-            "rm -rf \"$q/ready.json\"; "
+            "rm -rf \"$q/ready.json\" \"$q/token\"; "
         };
         let script = format!(
-            "unset CDPATH; umask 077; q={}; r={}; w={}; f={}; a=0; b=; \
+            "unset CDPATH; umask 077; q={}; r={}; w={}; v={}; f={}; a=0; b=; IFS= read -r d || exit 125; \
              if [ \"$f\" ] && [ -f \"$q/fence\" ] && [ ! -L \"$q/fence\" ]; then read -r b x <\"$q/fence\"; fi; \
              case $b in ''|*[!0-9]*|???????????????????*) b=-1;; esac; \
              if [ \"$f\" ] && [ \"$b\" -gt \"$f\" ]; then echo \"{MARK}behind\"; echo \"$b\"; exit 0; fi; \
@@ -200,17 +225,23 @@ impl GatewayLife {
              if [ -f \"$r\" ]; then read -r p s x <\"$r\"; \
              if [ -r \"/proc/$p/stat\" ] && [ \"$s\" ]; then read -r l <\"/proc/$p/stat\"; set -- ${{l##*) }}; \
              if [ \"${{20}}\" = \"$s\" ]; then case $1 in Z|X) ;; *) a=1;; esac; fi; elif kill -0 \"$p\" 2>/dev/null; then a=1; fi; fi; \
-             h=; if [ -f \"$q/host.session\" ]; then read -r h <\"$q/host.session\"; fi; \
-             if [ $a = 1 ] && [ \"$h\" = \"$w\" ] && [ -f \"$q/ready.json\" ]; then own; echo \"{MARK}alive\"; \
+             h=; i=; if [ -f \"$q/host.session\" ]; then {{ read -r h; read -r i; }} <\"$q/host.session\"; fi; \
+             k=; if [ -f \"$q/token\" ] && [ ! -L \"$q/token\" ]; then read -r x k <\"$q/token\"; fi; \
+             holds() {{ if [ \"$k\" ]; then [ \"$k\" = \"$d\" ] && [ \"$i\" = \"$v\" ]; else [ \"$h\" = \"$w\" ]; fi; }}; \
+             if [ $a = 1 ] && holds && [ -f \"$q/ready.json\" ]; then own; echo \"{MARK}alive\"; \
              head -c {READY_MAX_BYTES} \"$q/ready.json\"; exit 0; fi; \
              {clear}mkdir -p \"$q/requests\" \"$q/responses\" \"$q/claimed\" \"$q/logs\" && chmod 700 \"$q\" && \
-             own && echo \"$w\" >\"$q/host.session\" && echo \"{MARK}nothing\"",
+             own && {{ echo \"$w\"; echo \"$v\"; }} >\"$q/host.session\" && echo \"{MARK}nothing\"",
             quote(self.directory()),
             quote(&self.record()),
-            self.stamp(),
+            self.stamp(Some(token)),
+            self.stamp(None),
             fence_word(self.fence),
         );
-        let (word, rest) = self.run(script, EXECUTION_LIMIT).await?;
+        let digest = format!("{}\n", hex(token.sha256()));
+        let (word, rest) = self
+            .run(script, Input::Bytes(digest.into()), EXECUTION_LIMIT)
+            .await?;
         match word.as_str() {
             "behind" => Err(GatewayFault::Fenced(rest.trim().parse().unwrap_or(u64::MAX))),
             "alive" => Ok(Look::Alive(ready_port(&rest)?)),
@@ -219,18 +250,17 @@ impl GatewayLife {
     }
 
     /// What a directory must say for its gateway to be this session's: nothing in it can be turned into the token.
-    fn stamp(&self) -> String {
+    ///
+    /// - `token`: `None` for what holds whichever token it is.
+    fn stamp(&self, token: Option<&GatewayToken>) -> String {
         let mut digest = Sha256::new();
         digest.update(b"paperclip-bridge queue_v1\n");
-        digest.update(self.token.sha256());
+        if let Some(token) = token {
+            digest.update(token.sha256());
+        }
         digest.update(self.environment.max_body.to_be_bytes());
         digest.update(self.environment.response_timeout.as_millis().to_be_bytes());
-        digest.finalize().iter().fold(String::new(), |mut text, byte| {
-            use std::fmt::Write as _;
-            // Writing to a string cannot fail.
-            let _ = write!(text, "{byte:02x}");
-            text
-        })
+        hex(&digest.finalize())
     }
 
     /// Ends the gateway: it takes no more requests at once, and is killed after two seconds.
@@ -250,7 +280,7 @@ impl GatewayLife {
              if [ -e \"$q\" ]; then echo \"{MARK}left\"; else echo \"{MARK}gone\"; fi",
             quote(self.directory())
         );
-        match self.run(script, EXECUTION_LIMIT).await {
+        match self.run(script, Input::None, EXECUTION_LIMIT).await {
             Ok((word, _)) if word == "gone" => Ok(()),
             Ok(_) => Err(format!("{} could not be removed", self.directory())),
             Err(fault) => Err(format!("{} could not be removed: {fault}", self.directory())),
@@ -258,10 +288,16 @@ impl GatewayLife {
     }
 
     /// Runs one script; gives back the word after our mark and what follows that line.
-    async fn run(&self, script: String, limit: Duration) -> Result<(String, String), GatewayFault> {
+    async fn run(
+        &self,
+        script: String,
+        stdin: Input,
+        limit: Duration,
+    ) -> Result<(String, String), GatewayFault> {
         self.count();
         let shell = self.launcher.shell();
         let mut execution = Execution::new(shell.program(), shell.script_args(script));
+        execution.stdin = stdin;
         execution.timeout = Some(limit);
         execution.keep_output = 64 * 1024;
         let result = self.launcher.runner().execute(execution).await?;

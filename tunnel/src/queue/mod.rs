@@ -28,7 +28,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
 use tokio_util::sync::CancellationToken;
 
-use crate::launch::{GatewayToken, Launcher, SessionName};
+use crate::launch::{Launcher, SessionName, SharedToken};
 use crate::{Callbacks, StatusReporter, Tunnel, TunnelEnd};
 
 pub use desk::Bodies;
@@ -49,7 +49,7 @@ pub struct QueueOptions {
     /// Names the queue's directory, the gateway's record and the entries in the journal.
     pub session: SessionName,
     /// What the gateway checks callers against.
-    pub token: GatewayToken,
+    pub token: SharedToken,
     /// Where unsafe callbacks are written down before they are sent.
     pub journal: Journal,
     /// Largest body in bytes, either way.
@@ -85,10 +85,10 @@ pub struct QueueOptions {
 impl QueueOptions {
     /// The defaults: 30 s for an answer, 64 requests, ten minutes of lingering, a journal in memory.
     #[must_use]
-    pub fn new(session: SessionName, token: GatewayToken, max_body: usize) -> Self {
+    pub fn new(session: SessionName, token: impl Into<SharedToken>, max_body: usize) -> Self {
         Self {
             session,
-            token,
+            token: token.into(),
             journal: Journal::in_memory(),
             max_body,
             response_timeout: Duration::from_secs(30),

@@ -15,7 +15,7 @@ pub mod variable {
     pub const HOST: &str = "PAPERCLIP_BRIDGE_HOST";
     /// Port to listen on; 0 for any (queue only).
     pub const PORT: &str = "PAPERCLIP_BRIDGE_PORT";
-    /// What the READY line must repeat.
+    /// What the READY line must repeat; in the file of [`TOKEN_FILE`] it marks what is meant for this gateway.
     pub const NONCE: &str = "PAPERCLIP_BRIDGE_NONCE";
     /// The queue directory.
     pub const QUEUE_DIR: &str = "PAPERCLIP_BRIDGE_QUEUE_DIR";
@@ -31,6 +31,9 @@ pub mod variable {
     pub const LINGER_SECONDS: &str = "PCBRIDGE_GATEWAY_LINGER_SECONDS";
     /// The file that names the process of a gateway of ours, which removes it when it ends.
     pub const RECORD: &str = "PCBRIDGE_GATEWAY_RECORD";
+    /// The file by which a gateway of ours takes another token while it runs: one line with [`NONCE`] and the SHA-256 of the
+    /// token that holds, 64 hexadecimal digits. It makes the file when it starts, and removes it when it ends.
+    pub const TOKEN_FILE: &str = "PCBRIDGE_GATEWAY_TOKEN_FILE";
     /// Milliseconds without any byte of the host after which an `http2_v1` gateway ends; for tests.
     pub const SILENCE_MS: &str = "PCBRIDGE_GATEWAY_SILENCE_MS";
 }

@@ -3,6 +3,7 @@
 mod sessions;
 mod ending;
 mod returning;
+mod rotating;
 mod begun;
 mod leased;
 mod behind_worker;

@@ -47,7 +47,7 @@ pub(super) async fn ended(serving: Serving, end: End) -> ServingBuilder {
 }
 
 /// A session at the place, used once.
-async fn session(serving: &Serving, upstream: &Upstream, place: &Place, more: &[&str]) -> Opened {
+pub(super) async fn session(serving: &Serving, upstream: &Upstream, place: &Place, more: &[&str]) -> Opened {
     let opened = serving.session_at(place, upstream, more).await;
     let answer = agent(&opened).get(ME).await.unwrap();
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -88,11 +88,11 @@ async fn comes_back(place: &Place, tunnel: &str) {
     }
 }
 
-fn ssh() -> Option<Place> {
+pub(super) fn ssh() -> Option<Place> {
     ssh_can_run().then(|| Place::Ssh(Box::new(Sshd::start())))
 }
 
-fn server(place: &Place) -> &Sshd {
+pub(super) fn server(place: &Place) -> &Sshd {
     let Place::Ssh(server) = place else {
         panic!("no SSH server")
     };

@@ -3,6 +3,7 @@
 mod install;
 mod start;
 mod sweep;
+mod token;
 
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};

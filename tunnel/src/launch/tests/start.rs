@@ -130,6 +130,7 @@ async fn a_detached_gateway_outlives_its_command_and_is_ended_with_its_record() 
     assert!(gateway.start.is_some());
     assert_eq!(recorded(&machine, "d"), gateway.pid);
     let name = SessionName::new("d").unwrap();
+    std::fs::write(machine.folder().join("token-d"), "x").unwrap();
     let ended = launcher
         .end(&installed, &name, Duration::from_secs(1))
         .await
@@ -137,7 +138,9 @@ async fn a_detached_gateway_outlives_its_command_and_is_ended_with_its_record() 
 
     assert_eq!(ended, Ended::Now);
     assert!(!is_running(gateway.pid));
-    assert!(!machine.folder().join("run-d").exists());
+    for left in ["run-d", "token-d"] {
+        assert!(!machine.folder().join(left).exists(), "{left}");
+    }
     let again = launcher
         .end(&installed, &name, Duration::from_secs(1))
         .await

@@ -70,6 +70,9 @@ async fn records_of_gateways_that_are_gone_are_removed_and_no_others() {
     write("run-zombie", &of_zombie);
     write("run-other-process", &format!("{} 1\n", lives.0.id()));
     write("run-being-written", "");
+    for name in ["lives", "zombie", "other-process"] {
+        write(&format!("token-{name}"), "x");
+    }
     write("run-of-a-queue", &of_zombie);
     fs::create_dir_all(folder.join("q-of-a-queue/requests")).unwrap();
 
@@ -81,7 +84,13 @@ async fn records_of_gateways_that_are_gone_are_removed_and_no_others() {
         .collect();
     assert_eq!(
         left,
-        ["q-of-a-queue", "run-being-written", "run-lives", "run-of-a-queue"]
+        [
+            "q-of-a-queue",
+            "run-being-written",
+            "run-lives",
+            "run-of-a-queue",
+            "token-lives"
+        ]
     );
 }
 
@@ -98,6 +107,7 @@ async fn what_nobody_used_for_thirty_days_is_removed_while_no_gateway_runs() {
         file(folder.join("gateway-old"), 40 * DAY),
         file(folder.join("ab/paperclip-bridge-server.mjs"), 40 * DAY),
         file(folder.join(".upload-ab"), 40 * DAY),
+        file(folder.join("token-old"), 40 * DAY),
         file(folder.join("q-old/ready.json"), 40 * DAY),
     ];
     aged(&folder.join("q-old"), 40 * DAY);
@@ -108,7 +118,7 @@ async fn what_nobody_used_for_thirty_days_is_removed_while_no_gateway_runs() {
     launcher.install().await.unwrap();
 
     let stays = |path: &PathBuf| path.exists();
-    assert!(old.iter().take(3).all(stays), "{:?}", names(&folder));
+    assert!(old.iter().take(4).all(stays), "{:?}", names(&folder));
     drop(lives);
     launcher.install().await.unwrap();
     assert!(!old.iter().any(stays), "{:?}", names(&folder));
